@@ -1,0 +1,211 @@
+"""What every stage does around its work: check inputs, write beside the final name, record `stage.json`, rename."""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from visionsam_hf.config import as_plain, input_paths
+from visionsam_hf.errors import UserError
+
+RECORD = "stage.json"
+PACKAGED_MODEL = "visionsam-tiny"
+_VERSIONED = ("visionsam_hf", "torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub", "evaluate", "numpy")
+# Where an output goes is not part of what it is.
+_NOT_COMPARED = ("output_dir", "logging_dir", "run_name", "project")
+
+
+@dataclasses.dataclass
+class StageRun:
+    """A stage at work: `directory` takes its files, `results` goes into `stage.json`."""
+
+    directory: Path
+    results: dict[str, Any]
+
+
+def resolve_model(name_or_path: str) -> str:
+    """The packaged model's directory for its name; anything else (a directory or a Hub id) unchanged."""
+    if name_or_path == PACKAGED_MODEL:
+        return str(Path(__file__).parent / "assets" / PACKAGED_MODEL)
+    return name_or_path
+
+
+def looks_local(name_or_path: str) -> bool:
+    """Whether a name is meant as a path: it exists, or it cannot be a Hub id (`name` or `owner/name`)."""
+    path = Path(name_or_path)
+    return path.exists() or path.is_absolute() or name_or_path.startswith(".") or len(path.parts) != 2
+
+
+def fingerprint(name_or_path: str | Path) -> str:
+    """A hash of what a stage reads: of a stage's output as recorded, of any other directory or file its contents.
+
+    A Hub id stands for itself. Raises `UserError` for a path that is not there.
+    """
+    path = Path(resolve_model(str(name_or_path)))
+    if not path.exists():
+        if looks_local(str(name_or_path)):
+            raise UserError(f"{name_or_path}: no such file or directory; run the stage that writes it, or mend the path")
+        return f"hub:{name_or_path}"
+    record = path / RECORD
+    if record.is_file():
+        return str(read_record(path)["fingerprint"])
+    return _content_hash(path)
+
+
+def _content_hash(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        relative = file.name if file == path else file.relative_to(path).as_posix()
+        if relative == RECORD or "/runs/" in f"/{relative}":
+            continue
+        with file.open("rb") as handle:
+            digest.update(f"{relative}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def read_record(directory: str | Path) -> dict[str, Any]:
+    """The `stage.json` of a directory; a damaged one is a `UserError`."""
+    path = Path(directory) / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["fingerprint"], record["settings"], record["inputs"]
+        return record
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged ({error}); delete the directory and run its stage again") from None
+
+
+def is_done(stage: str, settings: Any) -> bool:
+    """Whether the output directory already holds this stage's result for these settings and inputs."""
+    directory = Path(settings.output_dir)
+    if not (directory / RECORD).is_file():
+        return False
+    try:
+        record = read_record(directory)
+        inputs = {name: fingerprint(name) for name in input_paths(settings)}
+    except UserError:
+        return False
+    return (
+        record.get("stage") == stage
+        and _compared(record["settings"]) == _compared(as_plain(settings))
+        and record["inputs"] == inputs
+        and record.get("versions", {}).get("visionsam_hf") == _versions()["visionsam_hf"]
+    )
+
+
+def _compared(settings: dict[str, Any]) -> dict[str, Any]:
+    # Through JSON, so that what was written and what is at hand compare alike.
+    return json.loads(json.dumps({key: value for key, value in settings.items() if key not in _NOT_COMPARED}))
+
+
+def is_main_process() -> bool:
+    """Whether this process writes; true without `accelerate launch`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _wait_for_everyone() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+@contextlib.contextmanager
+def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existing: bool = False) -> Iterator[StageRun]:
+    """Run a stage's body with a directory beside its final name, which it takes only when the body succeeds.
+
+    Args:
+        stage: the command's name.
+        settings: its dataclass, with `output_dir`.
+        resumable: a failed or killed run leaves its `.partial` directory for the next one to continue.
+        into_existing: move the files into `output_dir` one by one instead of replacing it (it holds other stages).
+
+    Raises:
+        UserError: an input is missing, or `output_dir` holds something that is not a stage's output.
+    """
+    if not settings.output_dir:
+        raise UserError(f"{stage}: missing key 'output_dir'; add it to the YAML, or pass --output_dir DIR")
+    final = Path(settings.output_dir)
+    inputs = {name: fingerprint(name) for name in input_paths(settings)}
+    if final.exists() and not final.is_dir():
+        raise UserError(f"{final}: is a file; choose another output_dir")
+    if not into_existing and final.is_dir() and any(final.iterdir()) and not (final / RECORD).is_file():
+        raise UserError(f"{final}: holds files that no stage wrote; choose another output_dir, or empty it yourself")
+    work = final / f".{stage}.partial" if into_existing else final.with_name(final.name + ".partial")
+    started = time.perf_counter()
+    if is_main_process():
+        try:
+            if work.exists() and not resumable:
+                shutil.rmtree(work)
+            work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{work}: cannot be written ({error.strerror}); choose another output_dir") from None
+    _wait_for_everyone()
+    run = StageRun(work, {})
+    try:
+        yield run
+    except BaseException:
+        if is_main_process() and not resumable:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    _wait_for_everyone()
+    if is_main_process():
+        record = {
+            "stage": stage,
+            "settings": as_plain(settings),
+            "inputs": inputs,
+            "fingerprint": _content_hash(work),
+            "versions": _versions(),
+            "seed": getattr(settings, "seed", None),
+            "wall_seconds": round(time.perf_counter() - started, 3),
+            "peak_memory_mb": _peak_memory_mb(),
+            "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
+            "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "results": run.results,
+        }
+        (work / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        if into_existing:
+            for file in sorted(work.iterdir(), key=lambda item: item.name == RECORD):
+                os.replace(file, final / file.name)
+            work.rmdir()
+        else:
+            _replace_directory(work, final)
+    _wait_for_everyone()
+
+
+def _replace_directory(work: Path, final: Path) -> None:
+    old = final.with_name(final.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(work, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    found.setdefault("visionsam_hf", "0")
+    return found
+
+
+def _peak_memory_mb() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2))
