@@ -1,0 +1,141 @@
+"""Data cards, generated with the data: what it is, where it comes from, what its licence allows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from datasets import Features
+
+_SPLITS = "<!-- splits -->"
+_SPLIT_MEANING = {
+    "train": "to learn from",
+    "validation": "to choose settings by; the categories of train",
+    "test": "to measure on; the categories of train",
+    "heldout": "to measure on; categories that are in no other split",
+}
+
+_KINDS = {
+    "segmentation": (
+        "One row an image.",
+        ["image-segmentation", "mask-generation"],
+        [
+            ("image", "the photograph, upright"),
+            ("mask", "1-bit image of the same size: the union of the objects below"),
+            ("image_id", "unique in the data set"),
+            ("source", "the data set or folder the image comes from"),
+            ("category", "the product, or the class folder"),
+            ("defective", "whether the image shows a defect"),
+            ("objects", "each region: `box` [x1, y1, x2, y2) in pixels, `defect`, `area` in pixels, `rle` (COCO compressed)"),
+        ],
+    ),
+    "candidates": (
+        "One row a prompt (a box on an image), with the candidate masks that a model proposed for it.",
+        ["image-segmentation", "mask-generation"],
+        [
+            ("image, image_id, category", "as in the segmentation data set"),
+            ("box", "the prompt: [x1, y1, x2, y2) in pixels"),
+            ("object_index", "which entry of the image's `objects` the prompt is about"),
+            ("truth", "1-bit mask of that object, or null"),
+            ("candidates", "`rle` (COCO compressed), decoder `token`, `source`, predicted IoU `score`"),
+        ],
+    ),
+    "preference": (
+        "One row a prompt, with the mask that annotators chose and the one they rejected.",
+        ["image-segmentation", "mask-generation"],
+        [
+            ("image, image_id, category", "as in the segmentation data set"),
+            ("box, object_index", "the prompt: [x1, y1, x2, y2) in pixels, and the object it is about"),
+            ("chosen, rejected", "1-bit masks of the image's size"),
+            ("margin, votes", "distance of their aggregate ranks; number of annotations behind it"),
+            ("truth", "1-bit mask of the object, or null"),
+            ("candidates", "every candidate, best first: `rle`, `token`, `score`, `mean_rank` and the four criteria"),
+            ("annotations", "each annotation: pseudonym, human or oracle, ranking, deciding criterion, seconds"),
+        ],
+    ),
+}
+
+
+def data_card(
+    kind: str,
+    *,
+    title: str,
+    summary: str,
+    license: str = "unknown",
+    creators: Sequence[str] = ("machine-generated",),
+    sections: Mapping[str, str] | None = None,
+) -> str:
+    """The card of a data set, but for what only the written files know (`complete_data_card` adds it).
+
+    Args:
+        kind: "segmentation", "candidates" or "preference".
+        title: the card's heading and the Hub's `pretty_name`.
+        summary: a paragraph: what this is and where it comes from.
+        license: the Hub's identifier: apache-2.0, cc-by-nc-4.0, other, unknown, ...
+        creators: the Hub's `annotations_creators`: machine-generated, expert-generated, crowdsourced, found.
+        sections: Markdown bodies by heading, in order: provenance, settings, known errors, citation, ...
+    """
+    row_is, tasks, columns = _KINDS[kind]
+    front = {
+        "license": license,
+        "pretty_name": title,
+        "task_categories": tasks,
+        "annotations_creators": list(creators),
+        "tags": ["defect-segmentation", "visionsam", kind],
+    }
+    parts = [
+        f"# {title}",
+        summary,
+        f"## What is in it\n{row_is} Masks have the size of their image; a box's x2 and y2 are exclusive.\n\n"
+        + markdown_table(("column", "what"), [(f"`{name}`".replace(", ", "`, `"), what) for name, what in columns]),
+        f"## Splits\n{_SPLITS}",
+        "## How to load it\n```python\nfrom datasets import load_dataset\n\n"
+        'data = load_dataset("path/to/this/directory")   # or its name on the Hub\n```',
+    ]
+    parts += [f"## {heading}\n{body}" for heading, body in (sections or {}).items()]
+    return _with_front(front, "\n\n".join(parts) + "\n")
+
+
+def complete_data_card(card: str, features: Features, rows: Mapping[str, int]) -> str:
+    """A card with the splits' files, columns and row counts in its YAML front matter and its table of splits.
+
+    Args:
+        card: from `data_card`, or any Markdown with or without front matter.
+        features: the columns.
+        rows: rows per split that was written, in order.
+    """
+    front, body = split_front(card)
+    front["size_categories"] = [_size_category(sum(rows.values()))]
+    files = [{"split": name, "path": f"data/{name}-*"} for name in rows]
+    front["configs"] = [{"config_name": "default", "data_files": files}]
+    front["dataset_info"] = {"features": features._to_yaml_list()}
+    table = markdown_table(
+        ("split", "rows", "for"), [(f"`{name}`", f"{count:,}", _SPLIT_MEANING.get(name, "")) for name, count in rows.items()]
+    )
+    return _with_front(front, body.replace(_SPLITS, table))
+
+
+def split_front(card: str) -> tuple[dict[str, Any], str]:
+    """The YAML front matter of a card as a dict ({} without one), and the Markdown after it."""
+    if not card.startswith("---\n"):
+        return {}, card
+    head, _, body = card[4:].partition("\n---\n")
+    return yaml.safe_load(head) or {}, body.lstrip("\n")
+
+
+def _with_front(front: dict[str, Any], body: str) -> str:
+    head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{head}---\n\n{body}"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; bars and line ends in cells cannot break it."""
+    lines = [list(header), ["---"] * len(header), *rows]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _size_category(rows: int) -> str:
+    for limit, name in ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M")):
+        if rows < limit:
+            return name
+    return "1M<n<10M"
