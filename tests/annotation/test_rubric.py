@@ -88,8 +88,9 @@ def test_far_components_and_holes_are_noise():
 
 def test_diagonal_neighbours_are_one_component():
     truth = square(512, 100, 100, 110, 110)
-    tail = truth | square(512, 110, 110, 120, 120)
-    assert rate_mask(tail, truth).noise == 1.0
+    chain = truth | square(512, 110, 110, 120, 120) | square(512, 120, 120, 130, 130)
+    rating = rate_mask(chain, truth)
+    assert (rating.noise, rating.over_under) == (1.0, pytest.approx(1 / 3))
 
 
 def test_tolerances_scale_with_the_longest_side():
