@@ -1,0 +1,1 @@
+"""The synthetic world: parametric products, generic shapes and the defect painter."""

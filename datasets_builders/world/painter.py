@@ -1,0 +1,220 @@
+"""Paints defects on photographs: where, how large, how strong, and the exact mask of what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from datasets_builders.world.defects import DEFECTS, KINDS, Surface
+
+
+@dataclass(frozen=True)
+class Region:
+    """One thing with an exact mask: ``kind`` is a product, part, shape or defect type; ``mask`` (H, W) bool, never empty."""
+
+    kind: str
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class PaintSettings:
+    """How many defects, of which types, how large and how strong.
+
+    Sizes are fractions of the longer side of the image, contrasts are mean changes of brightness or colour (0 to 1).
+    Both are log-normal around their typical value and clipped to their range, so most are small and faint, a few large or strong.
+    """
+
+    defects: Sequence[str] = DEFECTS
+    count: tuple[int, int] = (1, 3)  # fewest and most; one is likelier than two, two than three
+    size: float = 0.075
+    size_spread: float = 0.65
+    size_range: tuple[float, float] = (0.012, 0.4)
+    contrast: float = 0.17
+    contrast_spread: float = 0.5
+    contrast_range: tuple[float, float] = (0.05, 0.6)
+    margin: float = 0.02  # without a foreground: keep this share of the shorter side free along the border
+    min_area: float = 6.0  # smallest mask in pixels of a 256-pixel image; grows with the image's area
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.defects if name not in KINDS]
+        if unknown or not self.defects:
+            raise ValueError(f"defects: {unknown or 'an empty list'} is not a defect type; choose from {', '.join(DEFECTS)}")
+        for name in ("size_range", "contrast_range", "count"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name}: [{low}, {high}] is not a range; give the smaller number first")
+
+
+def paint_defects(
+    image: np.ndarray, *, rng: np.random.Generator, settings: PaintSettings, foreground: np.ndarray | None = None
+) -> tuple[np.ndarray, tuple[Region, ...]]:
+    """Paint defects on a defect-free photograph.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, of any size; a grey photograph repeated over the channels stays grey.
+        rng: the source of all chance.
+        settings: how many, which, how large, how strong.
+        foreground: (H, W) bool, where defects may lie; None allows everything but a margin.
+
+    Returns:
+        A painted copy, (H, W, 3) uint8, and one region a defect. No region where nothing could be placed
+        (a foreground smaller than the smallest defect).
+    """
+    height, width = image.shape[:2]
+    if foreground is None:
+        margin = int(round(settings.margin * min(height, width)))
+        foreground = np.zeros((height, width), bool)
+        foreground[margin : height - margin, margin : width - margin] = True
+    canvas = image.astype(np.float32) / 255
+    regions = paint_on(canvas, rng=rng, settings=settings, foreground=foreground)
+    return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8), regions
+
+
+def paint_on(
+    canvas: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    settings: PaintSettings,
+    foreground: np.ndarray,
+    light: np.ndarray | None = None,
+    count: int | None = None,
+) -> tuple[Region, ...]:
+    """Paint on a (H, W, 3) float32 image in 0..1, in place. Returns one region a defect, as ``paint_defects`` does."""
+    low, high = settings.count
+    if count is None:
+        odds = 0.42 ** np.arange(high - low + 1)
+        count = low + int(rng.choice(high - low + 1, p=odds / odds.sum()))
+    if light is None:
+        angle = rng.uniform(0, 2 * np.pi)
+        light = np.array([np.cos(angle), np.sin(angle)], np.float32)
+    places = _Places(foreground)
+    if not places.inside.size:
+        return ()
+    sample = canvas[::7, ::7]
+    grey = bool((sample.max(2) - sample.min(2)).max() < 0.012)
+    taken = np.zeros(foreground.shape, bool)
+    regions = []
+    for _ in range(count):
+        for _ in range(6):  # a place may be too tight for the shape; try others
+            name = settings.defects[rng.integers(len(settings.defects))]
+            region = _paint_one(canvas, name, rng, settings, places, taken, light, grey)
+            if region is not None:
+                regions.append(region)
+                break
+    return tuple(regions)
+
+
+class _Places:
+    """Where defects may lie: pixels inside the foreground and pixels on its border, as flat indices."""
+
+    def __init__(self, foreground: np.ndarray):
+        self.shape = foreground.shape
+        self.foreground = foreground.astype(np.uint8)
+        self.soft = self.foreground.astype(np.float32)
+        self.inside = np.flatnonzero(foreground)
+        self.edge = np.flatnonzero(self.foreground - cv2.erode(self.foreground, np.ones((3, 3), np.uint8), borderValue=0))
+
+    def draw(self, rng: np.random.Generator, *, at_edge: bool) -> tuple[int, int]:
+        pool = self.edge if at_edge and self.edge.size else self.inside
+        return divmod(int(pool[rng.integers(pool.size)]), self.shape[1])
+
+
+def _long_tailed(rng: np.random.Generator, typical: float, spread: float, limits: tuple[float, float], factor: float) -> float:
+    return float(np.clip(typical * factor * rng.lognormal(0, spread), *limits))
+
+
+def _paint_one(
+    canvas: np.ndarray,
+    name: str,
+    rng: np.random.Generator,
+    settings: PaintSettings,
+    places: _Places,
+    taken: np.ndarray,
+    light: np.ndarray,
+    grey: bool,
+) -> Region | None:
+    """Paint one defect in place, or change nothing and return None where it does not fit."""
+    kind = KINDS[name]
+    height, width = places.shape
+    longer = max(height, width)
+    unit = (longer / 256) ** 0.8  # fine lines grow a little slower than the image
+    least = settings.min_area * (height * width) / 256**2
+    extent = longer * _long_tailed(rng, settings.size, settings.size_spread, settings.size_range, kind.scale)
+    alpha = kind.shape(rng, max(extent, 2.5 * unit), unit)
+    y, x = places.draw(rng, at_edge=kind.at_edge and rng.random() < 0.85)
+    h, w = alpha.shape
+    top, left = y - h // 2, x - w // 2
+    y0, x0, y1, x1 = max(0, top), max(0, left), min(height, top + h), min(width, left + w)
+    window = np.s_[y0:y1, x0:x1]
+    whole = float((alpha > 0.4).sum())
+    alpha = alpha[y0 - top : y1 - top, x0 - left : x1 - left] * places.soft[window]
+    keeps = 0.25 if kind.at_edge else 0.6
+    if (alpha > 0.4).sum() < max(least, keeps * whole) or min(alpha.shape) < 3 or taken[window][alpha > 0.4].any():
+        return None
+    under = canvas[window].copy()
+    brightness = float(under[alpha > 0.4].mean())
+    odds = np.clip(kind.darker + (brightness - 0.5) * 1.2, 0, 1) if 0.2 < brightness < 0.85 else float(brightness >= 0.85)
+    sy, sx = (int(rng.integers(0, n - m + 1)) for n, m in ((height, y1 - y0), (width, x1 - x0)))
+    elsewhere = canvas[sy : sy + y1 - y0, sx : sx + x1 - x0][:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
+    surface = Surface(under, alpha, elsewhere, rng, light, bool(rng.random() < odds), grey, unit)
+    change = kind.looks[rng.integers(len(kind.looks))](surface) - under
+    if grey:
+        change = np.repeat(change.mean(2, keepdims=True), 3, 2)
+    change *= places.soft[window][..., None]
+    wanted = _long_tailed(rng, settings.contrast, settings.contrast_spread, settings.contrast_range, kind.contrast)
+    change = _scaled(change, under, alpha, wanted)
+    seen = cv2.blur(np.abs(change).max(2), (3, 3))
+    mask = (alpha > 0.4) & (seen > 0.3 * wanted)
+    if mask.sum() < max(least, 0.3 * (alpha > 0.4).sum()):
+        return None
+    canvas[window] = under + change
+    taken[window] |= mask
+    full = np.zeros(places.shape, bool)
+    full[window] = mask
+    return Region(name, full)
+
+
+def _scaled(change: np.ndarray, under: np.ndarray, alpha: np.ndarray, wanted: float) -> np.ndarray:
+    """Scale a change so that its mean size inside the envelope is ``wanted``, within what 0..1 leaves room for."""
+    inside = alpha > 0.4
+    for _ in range(2):
+        actual = float(np.abs(change).max(2)[inside].mean())
+        change = change * np.float32(np.clip(wanted / max(actual, 1e-4), 0.15, 4.0))
+        change = np.clip(under + change, 0, 1) - under
+    return change
+
+
+def estimate_foreground(image: np.ndarray) -> np.ndarray:
+    """A guess at where the product is, for photographs on a plain background.
+
+    The background is what resembles the border of the photograph; where that is most of it, or almost none, the whole
+    photograph counts as product.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (H, W) bool.
+    """
+    height, width = image.shape[:2]
+    lab = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), max(1.0, max(height, width) / 200)), cv2.COLOR_RGB2LAB).astype(np.float32)
+    band = max(1, min(height, width) // 40)
+    border = np.concatenate([lab[:band].reshape(-1, 3), lab[-band:].reshape(-1, 3), lab[:, :band].reshape(-1, 3), lab[:, -band:].reshape(-1, 3)])
+    middle = np.median(border, 0)
+    spread = np.median(np.abs(border - middle), 0) * 1.5 + 2
+    distance = np.sqrt((((lab - middle) / spread) ** 2).mean(2))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
+    mask = cv2.morphologyEx((distance > 3).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    if count <= 1:
+        return np.ones((height, width), bool)
+    best = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    outline, _ = cv2.findContours(best.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros((height, width), np.uint8)
+    cv2.drawContours(filled, outline, -1, 1, -1)
+    share = filled.mean()
+    return filled.astype(bool) if 0.03 < share < 0.9 else np.ones((height, width), bool)

@@ -1,0 +1,153 @@
+"""Scenes of generic objects: what teaches a model where a thing ends, whatever the thing is."""
+
+import cv2
+import numpy as np
+
+from datasets_builders.world import textures
+from datasets_builders.world.backgrounds import background
+from datasets_builders.world.canvas import Canvas, Patch, blob_points, ellipse_points, rectangle_points, smooth_path
+
+_KINDS = ("blob", "polygon", "star", "ring", "bar", "ellipse", "rectangle", "curve", "frame", "cross", "crescent")
+
+
+def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
+    """Fill the canvas with overlapping objects.
+
+    Returns:
+        (kind, visible mask) of every object, the lowest first; (H, W) bool, none empty.
+    """
+    rng, n = canvas.rng, canvas.size
+    if rng.random() < 0.25:
+        tone = rng.uniform(0.1, 0.85, 3) * rng.uniform(0.6, 1.2)
+        canvas.backdrop(canvas.coloured(np.clip(tone, 0.05, 0.95)), rng.uniform(0.03, 0.3) * textures.fractal(rng, n, n, rng.uniform(3, 60) * canvas.unit))
+    else:
+        background(canvas, busy=0.2)
+    things: list[list] = []
+    for _ in range(int(rng.integers(3, 13))):
+        kind = _KINDS[rng.integers(len(_KINDS))]
+        side = float(np.clip(np.exp(rng.uniform(np.log(0.03), np.log(0.75))), 0.03, 0.7))
+        patch = _outline(canvas, kind, side * n, rng.uniform(0.04, 0.96, 2) * n)
+        mask = canvas.full(patch)
+        if mask.sum() < 25 * canvas.unit**2:
+            continue
+        _dress(canvas, patch, side * n)
+        for thing in things:
+            thing[1] &= ~mask
+        things.append([kind, mask])
+        if rng.random() < 0.3 and side > 0.12:  # a part on the object
+            centre = np.argwhere(mask)[rng.integers(int(mask.sum()))][::-1]
+            inner = _outline(canvas, _KINDS[rng.integers(len(_KINDS))], side * n * rng.uniform(0.2, 0.55), centre.astype(float))
+            inner = Patch(inner.y, inner.x, inner.alpha * mask[inner.window])
+            part = canvas.full(inner)
+            if part.sum() >= 25 * canvas.unit**2:
+                _dress(canvas, inner, side * n * 0.4)
+                things.append(["part", part])
+    if rng.random() < 0.5:
+        _clutter(canvas)
+    least = max(12, 20 * canvas.unit**2)
+    return [(kind, mask) for kind, mask in things if mask.sum() >= least]
+
+
+def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patch:
+    """A shape about ``side`` pixels long at ``centre`` (x, y)."""
+    rng, r = canvas.rng, side / 2
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([1, rng.uniform(0.4, 1)])
+    match kind:
+        case "blob":
+            contours = [blob_points(rng, 0, 0, r, rng.uniform(0.1, 0.6))]
+        case "polygon":
+            t = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 9))))
+            contours = [np.stack([np.cos(t), np.sin(t)], 1) * r * rng.uniform(0.6, 1, (len(t), 1))]
+        case "star":
+            count = int(rng.integers(4, 10))
+            t = np.arange(2 * count) * np.pi / count
+            contours = [np.stack([np.cos(t), np.sin(t)], 1) * r * np.where(np.arange(2 * count) % 2, rng.uniform(0.35, 0.75), 1)[:, None]]
+        case "ring":
+            contours = [ellipse_points(0, 0, r), ellipse_points(0, 0, r * rng.uniform(0.35, 0.8))]
+        case "bar":
+            contours = [rectangle_points(0, 0, side, side * rng.uniform(0.06, 0.3), corner=rng.choice([0, 0.1]) * side)]
+        case "ellipse":
+            contours = [ellipse_points(0, 0, r, r * rng.uniform(0.4, 1))]
+        case "rectangle":
+            contours = [rectangle_points(0, 0, side, side * rng.uniform(0.4, 1), corner=rng.choice([0, 0.12]) * side)]
+        case "curve":
+            path = smooth_path(rng.uniform(-r, r, (int(rng.integers(3, 6)), 2)), 40)
+            ahead = np.gradient(path, axis=0)
+            across = np.stack([-ahead[:, 1], ahead[:, 0]], 1) / (np.linalg.norm(ahead, axis=1, keepdims=True) + 1e-6)
+            half = side * rng.uniform(0.03, 0.1)
+            return canvas.pixel_polygon(np.concatenate([path + across * half, (path - across * half)[::-1]]) @ turn.T + centre)
+        case "frame":
+            share, tall = rng.uniform(0.5, 0.8), side * rng.uniform(0.5, 1)
+            contours = [rectangle_points(0, 0, side, tall), rectangle_points(0, 0, side * share, tall * share)]
+        case "cross":
+            a = r * rng.uniform(0.15, 0.45)
+            contours = [np.array([(-a, -r), (a, -r), (a, -a), (r, -a), (r, a), (a, a), (a, r), (-a, r), (-a, a), (-r, a), (-r, -a), (-a, -a)])]
+        case _:
+            t = np.linspace(0.25, 2 * np.pi - 0.25, 50)
+            moon = np.stack([np.cos(t), np.sin(t)], 1) * r
+            inner = moon * rng.uniform(0.6, 0.85) + (r * 0.35, 0)
+            contours = [np.concatenate([moon, inner[::-1]])]
+    return canvas.pixel_polygon(*(contour @ turn.T + centre for contour in contours))
+
+
+def _dress(canvas: Canvas, patch: Patch, side: float) -> None:
+    """Give a shape a surface: colour near or far from what it lies on, texture, shading, shadow, sometimes soft or see-through."""
+    rng = canvas.rng
+    h, w = patch.alpha.shape
+    under = canvas.image[patch.window].reshape(-1, 3).mean(0)
+    if rng.random() < 0.3:  # nearly the colour of what is under it
+        tone = under * (1 + rng.choice([-1, 1]) * rng.uniform(0.12, 0.35)) + rng.normal(0, 0.03, 3)
+    else:
+        tone = rng.uniform(0.04, 0.95) * (1 + rng.normal(0, rng.choice([0.05, 0.4]), 3))
+    tone = np.clip(tone, 0.02, 0.98)
+    strength = rng.choice([0.02, 0.06, 0.14, 0.28])
+    unit = canvas.unit
+    match rng.integers(6):
+        case 0:
+            texture = textures.fractal(rng, h, w, rng.uniform(3, 40) * unit)
+        case 1:
+            texture = textures.brushed(rng, h, w, rng.uniform(0, np.pi), streak=rng.uniform(10, 60))
+        case 2:
+            texture = textures.weave(rng, h, w, rng.uniform(0, np.pi), rng.uniform(2, 9) * unit)
+        case 3:
+            texture = textures.pitted(rng, h, w, rng.uniform(2, 8) * unit)
+        case 4:
+            texture = textures.wood_grain(rng, h, w, rng.uniform(0, np.pi), rng.uniform(4, 14) * unit)
+        case _:
+            y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+            angle, pitch = rng.uniform(0, np.pi), rng.uniform(3, 24) * unit
+            texture = np.sign(np.sin((x * np.cos(angle) + y * np.sin(angle)) / np.float32(pitch) * 3))
+            texture = texture.astype(np.float32)
+    shade = 1 + np.float32(strength) * texture
+    if rng.random() < 0.7:
+        canvas.shadow(patch, rng.uniform(1, 10), strength=rng.uniform(0.1, 0.6))
+    if rng.random() < 0.35:
+        canvas.centre, canvas.matrix = np.zeros(2), np.eye(2)
+        height, slope = canvas.rounding(patch, side * rng.uniform(0.1, 0.5))
+        shade = shade * (0.35 + 0.65 * height + 0.5 * slope)
+    elif rng.random() < 0.5:
+        y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+        shade = shade * (1 + np.float32(rng.uniform(-0.3, 0.3)) * (x / w - 0.5) + np.float32(rng.uniform(-0.3, 0.3)) * (y / h - 0.5))
+    soft = patch
+    if rng.random() < 0.2:
+        soft = Patch(patch.y, patch.x, cv2.GaussianBlur(patch.alpha, (0, 0), rng.uniform(0.6, 1.6) * unit, borderType=cv2.BORDER_REPLICATE))
+    canvas.lay(soft, tone, shade.astype(np.float32), opacity=1.0 if rng.random() < 0.85 else rng.uniform(0.6, 0.9))
+    if rng.random() < 0.5:
+        canvas.bevel(patch, rng.uniform(0.8, 3), rng.uniform(0.4, 1.6), raised=rng.random() < 0.7)
+
+
+def _clutter(canvas: Canvas) -> None:
+    """Marks that are no objects: thin lines, light patches, specks."""
+    rng, n = canvas.rng, canvas.size
+    canvas.centre, canvas.matrix = np.zeros(2), np.eye(2)
+    for _ in range(int(rng.integers(1, 6))):
+        match rng.integers(3):
+            case 0:
+                canvas.multiply(canvas.stroke(rng.uniform(0, n, (2, 2)), rng.uniform(0.5, 1.8) * canvas.unit), rng.uniform(0.5, 1.6))
+            case 1:
+                glow = canvas.pixel_polygon(ellipse_points(*rng.uniform(0, n, 2), *rng.uniform(0.03, 0.3, 2) * n))
+                canvas.multiply(canvas.blurred(glow, 8 * canvas.unit), rng.uniform(0.8, 1.35))
+            case _:
+                for x, y in rng.uniform(0, n, (int(rng.integers(3, 20)), 2)):
+                    canvas.multiply(canvas.pixel_polygon(ellipse_points(x, y, rng.uniform(0.6, 1.6) * canvas.unit, count=10)), rng.uniform(0.5, 1.6))
