@@ -1,0 +1,28 @@
+"""Teach SAM what a defect is: supervised fine-tuning, then preference optimisation, on embeddings encoded once."""
+
+import importlib
+from typing import Any
+
+# Loaded on first use, so that `visionsam --help` does not wait for torch.
+_EXPORTS = {
+    "EmbeddingCache": "visionsam_hf.embeddings",
+    "SamDPOConfig": "visionsam_hf.trainer.dpo_config",
+    "SamDPOTrainer": "visionsam_hf.trainer.dpo_trainer",
+    "SamSFTConfig": "visionsam_hf.trainer.sft_config",
+    "SamSFTTrainer": "visionsam_hf.trainer.sft_trainer",
+    "SegmentationMetric": "visionsam_hf.metrics",
+    "evaluate_model": "visionsam_hf.evaluation.evaluator",
+    "generate_candidates": "visionsam_hf.candidates",
+    "load_model": "visionsam_hf.modeling",
+}
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'visionsam_hf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

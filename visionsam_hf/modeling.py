@@ -1,0 +1,169 @@
+"""Load a SAM model and its processor, initialise one from nothing, and decide what trains."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import SamConfig, SamModel, SamProcessor
+
+from visionsam_hf.errors import UserError
+from visionsam_hf.stage import looks_local, resolve_model
+
+TRAINABLE = ("mask_decoder", "mask_decoder+prompt_encoder", "all")
+MASK_OUTPUTS = ("single", "multi", "both")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None) -> SamModel:
+    """A `SamModel` in float32 from a directory, a Hub id, or `visionsam-tiny`, the packaged model.
+
+    A directory with a `config.json` but no weights starts from random weights (`initialise`, with `seed`).
+
+    Raises:
+        UserError: no such model, not a SAM, or only pickled weights (which could run code, so they are not read).
+    """
+    path = Path(resolve_model(name_or_path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name_or_path}: has no config.json; give the directory of a SAM model")
+        if not any((path / name).is_file() for name in _WEIGHTS):
+            if any(path.glob("*.bin")) or any(path.glob("*.pt*")):
+                raise UserError(f"{name_or_path}: holds pickled weights only; save them as safetensors")
+            return initialise(_sam_config(name_or_path, path), seed=seed)
+    elif looks_local(name_or_path):
+        raise UserError(f"{name_or_path}: no such model; give a directory, a Hub id, or visionsam-tiny")
+    _sam_config(name_or_path, path, revision)
+    try:
+        return SamModel.from_pretrained(path, revision=revision, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name_or_path}: cannot be loaded ({_first_line(error)}); check the name and the files") from None
+    except Exception as error:
+        # safetensors' own error class derives from Exception alone.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise UserError(f"{name_or_path}: its weights are damaged ({_first_line(error)}); copy the model again") from None
+
+
+def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig:
+    try:
+        values, _ = SamConfig.get_config_dict(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: its config cannot be read ({_first_line(error)}); check the name and the network") from None
+    if values.get("model_type") != "sam":
+        raise UserError(f"{name}: is a '{values.get('model_type')}' model; give a SAM ('sam') checkpoint")
+    return SamConfig.from_dict(values)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def load_processor(name_or_path: str, *, revision: str | None = None) -> SamProcessor:
+    """The `SamProcessor` saved beside a model. Raises `UserError` when there is none."""
+    path = Path(resolve_model(name_or_path))
+    try:
+        return SamProcessor.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{name_or_path}: has no processor ({_first_line(error)}); save SamProcessor.save_pretrained beside the model"
+        ) from None
+
+
+def initialise(config: SamConfig, *, seed: int) -> SamModel:
+    """A `SamModel` with random weights that can learn.
+
+    The library's own initialisation cannot: the positional encoding is drawn with a standard deviation of half the
+    hidden size (Meta's is 1), so box corners and grid cells share no smooth geometry; the token embeddings are drawn
+    so small that prompts are invisible; and the vision encoder's default `initializer_range` is 1e-10.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.vision_config.initializer_range < 1e-6:
+            config.vision_config.initializer_range = 0.02
+        model = SamModel(config)
+        with torch.no_grad():
+            model.shared_image_embedding.positional_embedding.normal_()
+            # Tied on loading and saving; say so here too.
+            model.prompt_encoder.shared_embedding.positional_embedding = model.shared_image_embedding.positional_embedding
+            prompts, decoder = model.prompt_encoder, model.mask_decoder
+            for embedding in (*prompts.point_embed, prompts.not_a_point_embed, decoder.iou_token, decoder.mask_tokens):
+                embedding.weight.normal_()
+            if model.vision_encoder.pos_embed is not None:
+                model.vision_encoder.pos_embed.normal_(std=0.02)
+    return model.eval()
+
+
+def mask_side(model: SamModel) -> int:
+    """Sides of the square of mask logits, in logits' pixels: four times the embedding grid (256 for sam-vit-base)."""
+    return 4 * model.config.prompt_encoder_config.image_embedding_size
+
+
+def image_side(model: SamModel) -> int:
+    """Sides of the padded square that the encoder sees, in pixels (1024 for sam-vit-base)."""
+    return model.config.vision_config.image_size
+
+
+def freeze(model: SamModel, trainable: str, *, mask_output: str = "both", scores: bool = True) -> list[str]:
+    """Freeze everything, then unfreeze what trains. The only place that decides.
+
+    Args:
+        model: changed in place.
+        trainable: "mask_decoder", "mask_decoder+prompt_encoder" or "all".
+        mask_output: which mask tokens the loss sees: "single" (0), "multi" (1 to 3) or "both". The hypernetworks of
+            the others get no gradient and stay frozen, or AdamW would decay them.
+        scores: whether the loss sees the predicted IoU; else its head stays frozen, for the same reason.
+
+    Returns:
+        The names of the parameters that train.
+    """
+    if trainable not in TRAINABLE:
+        raise UserError(f"trainable: {trainable!r} is not one of {', '.join(TRAINABLE)}")
+    if mask_output not in MASK_OUTPUTS:
+        raise UserError(f"mask_output: {mask_output!r} is not one of {', '.join(MASK_OUTPUTS)}")
+    model.requires_grad_(False)
+    modules: dict[str, list[nn.Module]] = {
+        "mask_decoder": [model.mask_decoder],
+        "mask_decoder+prompt_encoder": [model.mask_decoder, model.prompt_encoder],
+        "all": [model],
+    }
+    for module in modules[trainable]:
+        module.requires_grad_(True)
+    # The positional encoding is random features, a buffer in Meta's code and a Parameter here; masks as prompts are not used.
+    for module in (model.shared_image_embedding, model.prompt_encoder.shared_embedding, model.prompt_encoder.mask_embed):
+        module.requires_grad_(False)
+    unseen = {"single": (1, 2, 3), "multi": (0,), "both": ()}[mask_output]
+    for index, mlp in enumerate(model.mask_decoder.output_hypernetworks_mlps):
+        if index in unseen:
+            mlp.requires_grad_(False)
+    if not scores:
+        model.mask_decoder.iou_prediction_head.requires_grad_(False)
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def freeze_prompts_not_drawn(model: SamModel, kinds: Sequence[str]) -> None:
+    """Freeze the prompt encoder's embeddings that prompts of these kinds never use; they would get no gradient."""
+    boxes, points = "box" in kinds, any(kind != "box" for kind in kinds)
+    used = {0: "point_pm" in kinds, 1: points, 2: boxes, 3: boxes}
+    for index, embedding in enumerate(model.prompt_encoder.point_embed):
+        if not used[index]:
+            embedding.requires_grad_(False)
+    if not points:
+        model.prompt_encoder.not_a_point_embed.requires_grad_(False)
+
+
+def encoder_fingerprint(model: SamModel) -> str:
+    """A hash of everything in the model that an image embedding depends on: the vision encoder's weights and settings."""
+    digest = hashlib.sha256(model.config.vision_config.to_json_string(use_diff=False).encode())
+    for name, tensor in sorted(model.vision_encoder.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def save_model(model: SamModel, processor: SamProcessor, directory: str | os.PathLike) -> None:
+    """Write a directory that `SamModel.from_pretrained` and `SamProcessor.from_pretrained` load."""
+    model.save_pretrained(directory, safe_serialization=True)
+    processor.save_pretrained(directory)

@@ -1,0 +1,163 @@
+"""What supervised and preference training share: one forward for all mask tokens, exact averages, gathered metrics."""
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import SamModel, SamProcessor, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PredictionOutput
+
+from visionsam_hf.decoding import bind_predict_tokens
+from visionsam_hf.embeddings import EmbeddingCache
+from visionsam_hf.errors import UserError
+from visionsam_hf.modeling import load_model, load_processor
+
+logger = logging.getLogger(__name__)
+
+
+class _DrawPromptsAnew(TrainerCallback):
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.samples.set_epoch(math.floor((state.epoch or 0) + 1e-6))
+
+
+class SamTrainer(Trainer):
+    """`transformers.Trainer` for promptable masks; `SamSFTTrainer` and `SamDPOTrainer` say what the loss is.
+
+    The loss is a mean over the prompts of the whole accumulated batch on all processes, so it does not depend on how
+    that batch is cut into pieces.
+    """
+
+    # `compute_loss` divides by the prompts of the accumulated batch itself.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: SamModel,
+        args: TrainingArguments,
+        *,
+        processing_class: SamProcessor,
+        data_collator: Any,
+        train_samples: Any,
+        eval_samples: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=bind_predict_tokens(model),
+            args=args,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            train_dataset=train_samples,
+            eval_dataset=eval_samples,
+            **kwargs,
+        )
+        # SamModel.forward has **kwargs, from which Trainer concludes that the model scales its own loss; it infers
+        # label_names as ["input_labels"], which gives no evaluation loss.
+        self.model_accepts_loss_kwargs = False
+        self.label_names = ["prompt_valid"]
+        self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(lambda: [0.0, 0.0]), "eval": {}}
+        self._sums["eval"] = defaultdict(lambda: [0.0, 0.0])
+        if hasattr(train_samples, "set_epoch"):
+            self.add_callback(_DrawPromptsAnew(train_samples))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | None]:
+        """The accumulated batch, and how many prompts it has on all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        prompts = torch.stack([batch["prompt_valid"].sum() for batch in batches]).sum().to(device)
+        return batches, self.accelerator.gather(prompts).sum()
+
+    def forward(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (P, 4, S, S), scores (P, 4) and validity (P, S, S) of the P prompts of a batch that are not padding."""
+        image = "image_embeddings" if "image_embeddings" in inputs else "pixel_values"
+        logits, scores = model(
+            boxes=inputs["boxes"], points=inputs["points"], kinds=inputs["kinds"], **{image: inputs[image]}
+        )
+        keep = inputs["prompt_valid"]
+        valid = inputs["valid"].unsqueeze(1).expand(-1, keep.shape[1], -1, -1)
+        return logits[keep], scores[keep], valid[keep]
+
+    def prompt_losses(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of every prompt, (P,), and what to log of each, by name."""
+        raise NotImplementedError
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        losses, metrics = self.prompt_losses(model, inputs)
+        if not torch.isfinite(losses).all():
+            raise UserError(
+                f"training: the loss is {losses[~torch.isfinite(losses)][0].item()} at step {self.state.global_step};"
+                " lower learning_rate, or look for damaged masks"
+            )
+        self._record("train" if model.training else "eval", {"loss_terms/total": losses, **metrics})
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:
+            # Gradients are averaged over processes; this is a mean over all their prompts.
+            loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def _record(self, split: str, metrics: dict[str, Tensor]) -> None:
+        for name, values in metrics.items():
+            values = values.detach().float()
+            total = self._sums[split][name]
+            total[0] += float(values.sum())
+            total[1] += values.numel()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the metrics since the last call, averaged over prompts and processes."""
+        split = "train" if "loss" in logs else "eval"
+        is_summary = "train_runtime" in logs
+        if self._sums[split] and not is_summary:
+            names = sorted(self._sums[split])
+            sums = torch.tensor([self._sums[split][name] for name in names], device=self.args.device)
+            sums = self.accelerator.reduce(sums, "sum")
+            self._sums[split].clear()
+            prefix = "eval_" if split == "eval" else ""
+            means = {f"{prefix}{name}": float(total / count) for name, (total, count) in zip(names, sums) if count}
+            means.pop(f"{prefix}loss_terms/total")
+            logs = {**logs, **means}
+            self.check_metrics(means, prefix)
+        super().log(logs, start_time)
+
+    def check_metrics(self, means: dict[str, float], prefix: str) -> None:
+        """Warn about what the loss hides."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Not here: masks at the original size come from `visionsam_hf.evaluate_model` and `visionsam predict`."""
+        raise NotImplementedError("use visionsam_hf.evaluate_model, or visionsam predict")
+
+
+def prepare_model(
+    model: str | SamModel, processing_class: SamProcessor | None, args: TrainingArguments
+) -> tuple[SamModel, SamProcessor]:
+    """The model and its processor, loaded when named."""
+    if isinstance(model, str):
+        processing_class = processing_class or load_processor(model)
+        model = load_model(model, seed=args.seed)
+    elif not isinstance(model, SamModel):
+        raise UserError(f"model: {type(model).__name__} is not supported; give a SamModel or the name of one")
+    if processing_class is None:
+        raise UserError("processing_class: give the SamProcessor of the model, or the model by name")
+    return model, processing_class
+
+
+def prepare_cache(model: SamModel, processor: SamProcessor, args: Any) -> EmbeddingCache | None:
+    """The embedding cache that the arguments name, on the device that will train."""
+    if not args.embeddings:
+        return None
+    return EmbeddingCache(args.embeddings, model.to(args.device), processor, dtype=args.embedding_dtype)

@@ -1,0 +1,186 @@
+"""From rows of a data set to training samples: an image (pixels, or its cached embedding), prompts and targets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import SamProcessor
+
+from visionsam_hf.embeddings import EmbeddingCache, decode_image
+from visionsam_hf.errors import UserError
+from visionsam_hf.geometry import mask_to_target, to_square, valid_region
+from visionsam_hf.prompts import draw_kind, interior_point, jitter_box, negative_point, random_point
+from visionsam_hf.schema import decode_mask, decode_rle, mask_box
+
+
+class _ImageSource:
+    """Gives row `index` its cached embedding, or its pixels."""
+
+    def __init__(self, rows: datasets.Dataset, processor: SamProcessor, cache: EmbeddingCache | None) -> None:
+        self.processor, self.cache = processor, cache
+        self.keys = cache.add(rows) if cache is not None else None
+        self.images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+
+    def __call__(self, index: int, turn: tuple[int, bool] = (0, False)) -> dict[str, torch.Tensor]:
+        if self.keys is not None:
+            return {"image_embeddings": self.cache[self.keys[index]].float()}
+        image = apply_turn(np.asarray(decode_image(self.images[index]["image"])), turn)
+        pixels = self.processor(images=np.ascontiguousarray(image), return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels[0]}
+
+
+def apply_turn(array: np.ndarray, turn: tuple[int, bool]) -> np.ndarray:
+    """An (H, W, ...) array after `turn[0]` quarter turns and, if `turn[1]`, a mirror."""
+    array = np.rot90(array, turn[0])
+    return array[:, ::-1] if turn[1] else array
+
+
+class PromptSamples(Dataset):
+    """Samples of supervised fine-tuning: an image with up to N of its objects, prompts drawn anew each epoch.
+
+    Args:
+        rows: a segmentation data set.
+        processor: the model's.
+        image_side, mask_side: sides of the encoder's square and of the logits' square.
+        cache: embeddings instead of pixels.
+        prompt_mix, box_jitter, prompts_per_image, target_resize, augment, seed: as in `SFTSettings`.
+        training: False draws no randomness: boxes as they are, the deepest points, the first kind of the mix.
+
+    A sample is `{"pixel_values" | "image_embeddings", "kind": str, "boxes": (n, 4), "points": (n, 2, 2),
+    "targets": (n, S, S) in [0, 1], "valid": (S, S) bool}`, boxes and points in pixels of the encoder's square.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        processor: SamProcessor,
+        *,
+        image_side: int,
+        mask_side: int,
+        cache: EmbeddingCache | None = None,
+        prompt_mix: Mapping[str, float] = {"box": 1.0},
+        box_jitter: float = 0.0,
+        prompts_per_image: int = 1,
+        target_resize: str = "area",
+        augment: bool = False,
+        seed: int = 0,
+        training: bool = True,
+    ) -> None:
+        self.objects = rows.select_columns(["objects"])
+        self.image_side, self.mask_side = image_side, mask_side
+        self.prompt_mix, self.box_jitter, self.target_resize = prompt_mix, box_jitter, target_resize
+        self.augment, self.seed, self.training = augment, seed, training
+        self.epoch = 0
+        counts = [len(row["objects"]) for row in self.objects]
+        self.index = [
+            (row, start, min(start + prompts_per_image, count))
+            for row, count in enumerate(counts)
+            for start in range(0, count, prompts_per_image)
+        ]
+        if not self.index:
+            raise UserError("data set: no row has an object to prompt; build it with defects, or choose another split")
+        self.source = _ImageSource(rows, processor, cache)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Prompts are drawn per (seed, epoch, sample), so a resumed run draws the same."""
+        self.epoch = epoch
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row, start, stop = self.index[item]
+        rng = np.random.default_rng([self.seed, self.epoch if self.training else 0, item])
+        kind = draw_kind(self.prompt_mix, rng) if self.training else max(self.prompt_mix, key=self.prompt_mix.get)
+        turn = (int(rng.integers(4)), bool(rng.integers(2))) if self.augment and self.training else (0, False)
+        masks = [
+            np.ascontiguousarray(apply_turn(decode_rle(entry["rle"]), turn))
+            for entry in self.objects[row]["objects"][start:stop]
+        ]
+        size = masks[0].shape
+        boxes = np.stack([np.array(mask_box(mask), np.float32) for mask in masks])
+        points = np.zeros((len(masks), 2, 2), np.float32)
+        for index, mask in enumerate(masks):
+            if kind == "box" and self.training and self.box_jitter:
+                boxes[index] = jitter_box(boxes[index], size, rng, fraction=self.box_jitter)
+            elif kind != "box":
+                points[index, 0] = random_point(mask, rng) if self.training else interior_point(mask)
+                if kind == "point_pm":
+                    points[index, 1] = negative_point(mask, boxes[index])
+        targets = [mask_to_target(mask, self.mask_side, resize=self.target_resize)[0] for mask in masks]
+        return {
+            **self.source(row, turn),
+            "kind": kind,
+            "boxes": torch.from_numpy(to_square(boxes, size, self.image_side)),
+            "points": torch.from_numpy(to_square(points, size, self.image_side)),
+            "targets": torch.from_numpy(np.stack(targets)),
+            "valid": torch.from_numpy(valid_region(size, self.mask_side)),
+        }
+
+
+class PreferenceSamples(Dataset):
+    """Samples of preference optimisation: an image, a box, and the masks that people ranked.
+
+    Pairs whose masks are the same on the logits' grid teach nothing; they are dropped, and `dropped` counts them.
+
+    A sample is `{"pixel_values" | "image_embeddings", "kind": "box", "boxes": (1, 4), "points": (1, 2, 2),
+    "chosen", "rejected", "truth": (S, S) in [0, 1], "has_truth": bool, "ranked": (3, S, S), "rankable": bool,
+    "ranked_tokens": (3,) int64, "tokens_ranked": bool, "token": int, "valid": (S, S) bool, "item": int}`.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        processor: SamProcessor,
+        *,
+        image_side: int,
+        mask_side: int,
+        cache: EmbeddingCache | None = None,
+        target_resize: str = "area",
+    ) -> None:
+        self.image_side, self.mask_side, self.target_resize = image_side, mask_side, target_resize
+        self.masks = rows.select_columns(["box", "chosen", "rejected", "truth", "candidates"])
+        self.index = [row for row in range(len(self.masks)) if self._differ(self.masks[row])]
+        self.dropped = len(self.masks) - len(self.index)
+        if not self.index:
+            raise UserError("preference data set: no pair has two different masks; rank candidates that differ")
+        self.source = _ImageSource(rows, processor, cache)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _differ(self, row: dict[str, Any]) -> bool:
+        chosen, rejected = (self._target(decode_mask(row[column])) for column in ("chosen", "rejected"))
+        return bool((chosen != rejected).any())
+
+    def _target(self, mask: np.ndarray) -> np.ndarray:
+        return mask_to_target(mask, self.mask_side, resize=self.target_resize)[0]
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row = self.masks[self.index[item]]
+        chosen, rejected = decode_mask(row["chosen"]), decode_mask(row["rejected"])
+        truth = decode_mask(row["truth"]) if row["truth"] is not None else np.zeros_like(chosen)
+        # Candidates are stored best first.
+        ranked = [self._target(decode_rle(candidate["rle"])) for candidate in row["candidates"]]
+        tokens = [int(candidate["token"]) for candidate in row["candidates"]]
+        box = to_square(np.array([row["box"]], np.float32), chosen.shape, self.image_side)
+        return {
+            **self.source(self.index[item]),
+            "kind": "box",
+            "boxes": torch.from_numpy(box),
+            "points": torch.zeros(1, 2, 2),
+            "chosen": torch.from_numpy(self._target(chosen)),
+            "rejected": torch.from_numpy(self._target(rejected)),
+            "truth": torch.from_numpy(self._target(truth)),
+            "has_truth": row["truth"] is not None,
+            "ranked": torch.from_numpy(np.stack(ranked)),
+            "ranked_tokens": torch.tensor(tokens),
+            # A ranking speaks about the confidence of masks that each come from a token of their own.
+            "tokens_ranked": len(set(tokens)) == len(tokens) and 0 not in tokens,
+            "token": tokens[0],
+            "valid": torch.from_numpy(valid_region(chosen.shape, self.mask_side)),
+            "item": item,
+        }

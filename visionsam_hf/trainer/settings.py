@@ -1,0 +1,67 @@
+"""The objectives' own settings, apart from `transformers.TrainingArguments` so that `--help` need not import torch."""
+
+from dataclasses import dataclass
+
+from visionsam_hf.config import setting
+
+SFT_LOSSES = ("w_bce", "w_dice", "w_iou")
+LOSS_TYPES = ("paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce")
+SCORE_LOSSES = ("plackett_luce", "l1")
+POLICY_TOKENS = ("single", "candidate")
+TARGET_RESIZES = ("area", "nearest")
+
+
+@dataclass
+class PromptTuningSettings:
+    """What both stages share. Fields with a `TrainingArguments` name change its default."""
+
+    trainable: str = setting("mask_decoder", "what trains: mask_decoder, mask_decoder+prompt_encoder, or all")
+    target_resize: str = setting(
+        "area", "how masks reach the logits' grid: area keeps hairlines as fractions, nearest is the paper's"
+    )
+    embeddings: str | None = setting(None, "directory of the embedding cache; empty encodes every image at every step")
+    embedding_dtype: str = setting("float16", "dtype of the cache: float16 or float32")
+    learning_rate: float = setting(1e-4, "peak learning rate")
+    per_device_train_batch_size: int = setting(8, "samples a step and process")
+    per_device_eval_batch_size: int = setting(8, "samples an evaluation step and process")
+    weight_decay: float = setting(0.0, "AdamW weight decay")
+    logging_steps: float = setting(10, "steps between two log lines")
+    save_strategy: str = setting("no", "when checkpoints to resume from are written: no, steps or epoch")
+    remove_unused_columns: bool = setting(False, "must stay false: the collator needs every column")
+    report_to: str | list[str] | None = setting("none", "where to log, as in TrainingArguments")
+    dataloader_pin_memory: bool = setting(False, "page-locked batches, for GPUs")
+    seed: int = setting(0, "seeds initialisation, data order and prompts")
+
+
+@dataclass
+class SFTSettings(PromptTuningSettings):
+    """Supervised fine-tuning. The paper: w_bce 1, the others 0, decoder only, box prompts without jitter, token 0."""
+
+    w_bce: float = setting(1.0, "weight of the binary cross-entropy, mean over the valid pixels")
+    w_dice: float = setting(0.0, "weight of the soft Dice loss; keeps tiny defects from vanishing (the paper: 0)")
+    w_iou: float = setting(0.0, "weight of |predicted IoU - IoU|, which trains the confidence head (the paper: 0)")
+    mask_output: str = setting(
+        "single", "mask tokens in the loss: single (token 0), multi (best of tokens 1 to 3), both"
+    )
+    prompt_mix: dict[str, float] = setting({"box": 1.0}, "shares of the prompt kinds box, point and point_pm")
+    box_jitter: float = setting(0.0, "how far a box's edges move, in or out, as a share of its side")
+    prompts_per_image: int = setting(1, "prompts of one image that share its embedding in a sample")
+    augment: bool = setting(False, "flip and turn images at random; needs the encoder at every step, so no cache")
+
+
+@dataclass
+class DPOSettings(PromptTuningSettings):
+    """Preference optimisation. The paper: loss_type paper, beta 1, no reference, no added terms."""
+
+    loss_type: str = setting("region", f"objective: {', '.join(LOSS_TYPES)} (see docs/objectives.md)")
+    beta: float = setting(1.0, "inverse temperature of the preference margin")
+    label_smoothing: float = setting(0.0, "assumed share of flipped rankings, for dpo, region and robust")
+    region_exponent: float = setting(1.0, "region: divide the margin by |D| to this power, between 0 (dpo) and 1")
+    sft_weight: float = setting(0.0, "weight of BCE + Dice to the truth where a row has one, else to the chosen mask")
+    kl_weight: float = setting(0.0, "weight of the KL divergence to the reference where the two masks agree")
+    iou_weight: float = setting(0.0, "weight of the score loss, which teaches the confidence head people's rankings")
+    score_loss: str = setting("plackett_luce", "score loss: plackett_luce on the ranking, or l1 to the chosen mask's IoU")
+    policy_token: str = setting(
+        "single", "the mask token that is tuned: single (0), or candidate (the chosen mask's own)"
+    )
+    sft_target: str = setting("chosen", "what sft_weight pulls towards: chosen (preferences only) or truth")

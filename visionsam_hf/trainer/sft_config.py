@@ -1,0 +1,40 @@
+"""Arguments of `SamSFTTrainer`."""
+
+from dataclasses import dataclass
+
+from transformers import TrainingArguments
+
+from visionsam_hf.errors import UserError
+from visionsam_hf.modeling import MASK_OUTPUTS, TRAINABLE
+from visionsam_hf.trainer.settings import SFT_LOSSES, TARGET_RESIZES, SFTSettings
+
+
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `UserError` when a setting is not one of its choices."""
+    if value not in choices:
+        raise UserError(f"{key}: {value!r} is not one of {', '.join(choices)}")
+
+
+@dataclass
+class SamSFTConfig(SFTSettings, TrainingArguments):
+    """`TrainingArguments` with the settings of supervised fine-tuning (see `SFTSettings`)."""
+
+    def __post_init__(self) -> None:
+        check_choice("trainable", self.trainable, TRAINABLE)
+        check_choice("mask_output", self.mask_output, MASK_OUTPUTS)
+        check_choice("target_resize", self.target_resize, TARGET_RESIZES)
+        if any(getattr(self, key) < 0 for key in SFT_LOSSES) or not (self.w_bce or self.w_dice):
+            raise UserError("w_bce, w_dice, w_iou: must not be negative, and one of w_bce and w_dice must be above 0")
+        if not 0 <= self.box_jitter < 0.5:
+            raise UserError(f"box_jitter: {self.box_jitter} is not in [0, 0.5)")
+        if self.prompts_per_image < 1:
+            raise UserError("prompts_per_image: must be at least 1")
+        if not self.prompt_mix or any(share < 0 for share in self.prompt_mix.values()) or not sum(self.prompt_mix.values()):
+            raise UserError("prompt_mix: give at least one prompt kind a share above 0, e.g. {box: 1.0}")
+        from visionsam_hf.decoding import PROMPT_KINDS
+
+        for kind in self.prompt_mix:
+            check_choice("prompt_mix", kind, PROMPT_KINDS)
+        if self.embeddings and (self.augment or self.trainable == "all"):
+            raise UserError("embeddings: a cache cannot be used with augment or trainable all; leave it empty")
+        super().__post_init__()

@@ -1,0 +1,120 @@
+"""Supervised fine-tuning: masks of defects as demonstrations."""
+
+import logging
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+from transformers import SamModel, SamProcessor
+
+from visionsam_hf.losses import dice_loss, mask_bce, mask_iou
+from visionsam_hf.modeling import freeze, freeze_prompts_not_drawn, image_side, mask_side
+from visionsam_hf.trainer.collators import PromptCollator
+from visionsam_hf.trainer.sam_trainer import SamTrainer, prepare_cache, prepare_model
+from visionsam_hf.trainer.samples import PromptSamples
+from visionsam_hf.trainer.sft_config import SamSFTConfig
+
+logger = logging.getLogger(__name__)
+
+
+class SamSFTTrainer(SamTrainer):
+    """Fine-tunes SAM on masks.
+
+    Args:
+        model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`.
+        args: a `SamSFTConfig`.
+        train_dataset, eval_dataset: rows of the segmentation schema (`visionsam_hf.schema.segmentation_features`).
+        processing_class: the model's `SamProcessor`; loaded beside a named model.
+        kwargs: as `transformers.Trainer` takes them.
+
+    Logs, per prompt: `iou` of the mask in the loss, `area_ratio` (predicted over target area), `score_error`
+    (|predicted IoU - IoU|).
+    """
+
+    def __init__(
+        self,
+        model: str | SamModel,
+        args: SamSFTConfig,
+        train_dataset: datasets.Dataset,
+        eval_dataset: datasets.Dataset | None = None,
+        processing_class: SamProcessor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        model, processor = prepare_model(model, processing_class, args)
+        cache = prepare_cache(model, processor, args)
+        common = dict(
+            image_side=image_side(model),
+            mask_side=mask_side(model),
+            cache=cache,
+            prompt_mix=args.prompt_mix,
+            prompts_per_image=args.prompts_per_image,
+            target_resize=args.target_resize,
+            seed=args.seed,
+        )
+        train_samples = PromptSamples(
+            train_dataset, processor, box_jitter=args.box_jitter, augment=args.augment, **common
+        )
+        eval_samples = PromptSamples(eval_dataset, processor, training=False, **common) if eval_dataset else None
+        freeze(model, args.trainable, mask_output=args.mask_output, scores=args.w_iou > 0)
+        freeze_prompts_not_drawn(model, [kind for kind, share in args.prompt_mix.items() if share > 0])
+        super().__init__(
+            model,
+            args,
+            processing_class=processor,
+            data_collator=PromptCollator(),
+            train_samples=train_samples,
+            eval_samples=eval_samples,
+            **kwargs,
+        )
+
+    def prompt_losses(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, scores, valid = self.forward(model, inputs)
+        targets = inputs["targets"][inputs["prompt_valid"]]
+        args: SamSFTConfig = self.args
+        parts = []
+        if args.mask_output in ("single", "both"):
+            parts.append(_token_losses(logits[:, :1], scores[:, :1], targets, valid, args))
+        if args.mask_output in ("multi", "both"):
+            parts.append(_token_losses(logits[:, 1:], scores[:, 1:], targets, valid, args))
+        losses = torch.stack([loss for loss, _ in parts]).mean(0)
+        return losses, parts[0][1]
+
+    def check_metrics(self, means: dict[str, float], prefix: str) -> None:
+        ratio = means.get(f"{prefix}area_ratio", 1.0)
+        # Early in training any ratio is seen; a drift that stays is what the loss hides on tiny targets.
+        if self.state.global_step > 0.2 * self.state.max_steps and not 0.5 <= ratio <= 2:
+            logger.warning(
+                "predicted masks are %.2f times the area of their targets (%sarea_ratio); w_dice above 0 and a lower "
+                "learning_rate counter a drift to nothing or to everything",
+                ratio,
+                prefix,
+            )
+
+
+def _token_losses(
+    logits: Tensor, scores: Tensor, targets: Tensor, valid: Tensor, args: SamSFTConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of the best of K tokens, as SAM was trained, and what to log of it.
+
+    logits (P, K, S, S), scores (P, K), targets and valid (P, S, S); losses (P,).
+    """
+    tokens = logits.shape[1]
+    flat = logits.flatten(0, 1)
+    target, inside = targets.repeat_interleave(tokens, 0), valid.repeat_interleave(tokens, 0)
+    mask_loss = torch.zeros(len(flat), device=flat.device)
+    if args.w_bce:
+        mask_loss = mask_loss + args.w_bce * mask_bce(flat, target, inside)
+    if args.w_dice:
+        mask_loss = mask_loss + args.w_dice * dice_loss(flat, target, inside)
+    iou = mask_iou(flat, target, inside).unflatten(0, (-1, tokens))
+    best_loss, best = mask_loss.unflatten(0, (-1, tokens)).min(1)
+    score_error = (scores.float() - iou).abs()
+    loss = best_loss + args.w_iou * score_error.mean(1) if args.w_iou else best_loss
+    chosen = best.unsqueeze(1)
+    area = ((flat > 0) & inside).sum((-2, -1)).unflatten(0, (-1, tokens)).gather(1, chosen).squeeze(1)
+    return loss, {
+        "iou": iou.gather(1, chosen).squeeze(1),
+        "area_ratio": area / (targets * valid).sum((-2, -1)).clamp(min=1e-3),
+        "score_error": score_error.gather(1, chosen).squeeze(1),
+    }
