@@ -25,7 +25,7 @@ _KINDS = {
             ("source", "the data set or folder the image comes from"),
             ("category", "the product, or the class folder"),
             ("defective", "whether the image shows a defect"),
-            ("objects", "each region: `box` [x1, y1, x2, y2) in pixels, `defect`, `area` in pixels, `rle` (COCO compressed)"),
+            ("objects", "each region: `box` [x1, y1, x2, y2), `defect`, `area` in pixels, `rle` (COCO compressed)"),
         ],
     ),
     "candidates": (
@@ -109,7 +109,8 @@ def complete_data_card(card: str, features: Features, rows: Mapping[str, int]) -
     front["configs"] = [{"config_name": "default", "data_files": files}]
     front["dataset_info"] = {"features": features._to_yaml_list()}
     table = markdown_table(
-        ("split", "rows", "for"), [(f"`{name}`", f"{count:,}", _SPLIT_MEANING.get(name, "")) for name, count in rows.items()]
+        ("split", "rows", "for"),
+        [(f"`{name}`", f"{count:,}", _SPLIT_MEANING.get(name, "")) for name, count in rows.items()],
     )
     return _with_front(front, body.replace(_SPLITS, table))
 

@@ -34,11 +34,14 @@ _SHARD_NAME = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")
 def split_names(directory: str | Path) -> list[str]:
     """The splits that a local data set directory holds, in the usual order."""
     usual = {name: place for place, name in enumerate(("train", "validation", "test", "heldout"))}
-    found = {match["split"] for file in Path(directory).glob("data/*.parquet") if (match := _SHARD_NAME.fullmatch(file.name))}
+    matches = (_SHARD_NAME.fullmatch(file.name) for file in Path(directory).glob("data/*.parquet"))
+    found = {match["split"] for match in matches if match}
     return sorted(found, key=lambda name: (usual.get(name, len(usual)), name))
 
 
-def load_split(name_or_path: str | Path, split: str, *, kind: str, streaming: bool = False) -> Dataset | IterableDataset:
+def load_split(
+    name_or_path: str | Path, split: str, *, kind: str, streaming: bool = False
+) -> Dataset | IterableDataset:
     """One split of a data set directory or of a Hub data set, with its columns checked.
 
     Args:
@@ -58,7 +61,8 @@ def load_split(name_or_path: str | Path, split: str, *, kind: str, streaming: bo
             dataset = load_dataset(name, split=split, streaming=streaming)
         except DatasetNotFoundError as error:
             raise UserError(
-                f"{name}: no such directory, and no such data set on the Hub ({error}); mend the name, or log in with 'hf auth login'"
+                f"{name}: no such directory, and no such data set on the Hub ({error}); "
+                "mend the name, or log in with 'hf auth login'"
             ) from None
         except ValueError as error:
             raise UserError(f"{name}: split '{split}' cannot be read ({error})") from None
@@ -77,7 +81,9 @@ def _load_local(directory: Path, split: str, streaming: bool) -> Dataset | Itera
         raise UserError(f"{directory}: no such directory; run the stage that writes it, or mend the path")
     splits = split_names(directory)
     if not splits:
-        raise UserError(f"{directory}: holds no data/<split>-00000-of-00001.parquet; give the directory of a built data set")
+        raise UserError(
+            f"{directory}: holds no data/<split>-00000-of-00001.parquet; give the directory of a built data set"
+        )
     if split not in splits:
         raise UserError(f"{directory}: has no split '{split}'; it has {', '.join(splits)}")
     try:
@@ -99,11 +105,14 @@ def _check_columns(dataset: Dataset | IterableDataset, name: str, kind: str) -> 
     missing = [column for column in wanted if column not in columns]
     if missing:
         raise UserError(
-            f"{name}: column '{missing[0]}' is missing, so it is not a {kind} data set (its columns: {', '.join(columns)})"
+            f"{name}: column '{missing[0]}' is missing, so it is not a {kind} data set; "
+            f"it has {', '.join(columns)}; give a {kind} data set"
         )
     for column in ("image", *(column for column in wanted if isinstance(wanted[column], Image))):
         if not isinstance(dataset.features[column], Image):
-            raise UserError(f"{name}: column '{column}' does not hold images; cast it with cast_column('{column}', Image())")
+            raise UserError(
+                f"{name}: column '{column}' does not hold images; cast it with cast_column('{column}', Image())"
+            )
 
 
 def write_splits(

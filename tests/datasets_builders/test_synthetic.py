@@ -1,0 +1,110 @@
+"""Rendered and painted data: the settings decide, and nothing else does."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets_builders.synthetic import Synthetic, good_photographs
+from visionsam_hf.errors import UserError
+from visionsam_hf.schema import decode_mask, decode_rle
+
+
+def build(cache, *, num_proc=1, **settings):
+    builder = Synthetic(cache_dir=str(cache), **settings)
+    builder.download_and_prepare(num_proc=num_proc)
+    return builder.as_dataset()
+
+
+def names(dataset):
+    return [dataset.features["category"].names[label] for label in dataset["category"]]
+
+
+def test_defects_and_held_out_categories(tmp_path):
+    data = build(
+        tmp_path,
+        image_size=64,
+        images={"train": 12, "test": 4, "heldout": 4},
+        categories=["screw", "ring", "lens"],
+        heldout_categories=["lens"],
+        good_share=0.5,
+    )
+    assert set(names(data["train"])) == set(names(data["test"])) == {"screw", "ring"}
+    assert set(names(data["heldout"])) == {"lens"}
+    assert len(set(data["train"]["defective"])) == 2
+    for row in data["train"]:
+        assert row["image"].size == (64, 64) and row["defective"] == bool(row["objects"])
+        union = np.zeros((64, 64), bool)
+        for item in row["objects"]:
+            union |= decode_rle(item["rle"])
+        assert np.array_equal(union, decode_mask(row["mask"]))
+    first, second = np.asarray(data["train"][0]["image"]), np.asarray(data["test"][0]["image"])
+    assert not np.array_equal(first, second)
+
+
+def test_objects_and_shapes(tmp_path):
+    data = build(tmp_path, image_size=64, images={"train": 12, "test": 4}, target="objects", shapes_share=0.5)
+    shown = names(data["train"])
+    assert 0 < shown.count("shapes") < 12 and "shapes" not in names(data["test"])
+    product = next(row for row, name in zip(data["train"], shown) if name != "shapes")
+    assert product["objects"][0]["defect"] == shown[list(data["train"]["image_id"]).index(product["image_id"])]
+
+
+def test_rows_do_not_depend_on_processes_or_on_streaming(tmp_path):
+    settings = {"image_size": 64, "images": {"train": 6}, "categories": ["groove", "wood"], "seed": 5}
+    one = build(tmp_path / "1", **settings)["train"]
+    three = build(tmp_path / "3", num_proc=3, **settings)["train"]
+    streamed = list(Synthetic(cache_dir=str(tmp_path), **settings).as_streaming_dataset("train"))
+    for first, second, third in zip(one, three, streamed, strict=True):
+        assert first["image_id"] == second["image_id"] == third["image_id"]
+        assert np.array_equal(first["image"], second["image"]) and np.array_equal(first["image"], third["image"])
+        assert first["objects"] == second["objects"] == third["objects"]
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "good tiles"
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        path = folder / "line 1" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(90, 130, (70, 90), dtype=np.uint8)).save(path)
+        Image.new("L", (90, 70)).save(path.with_suffix(".png"))  # an empty mask beside it
+    return folder
+
+
+def test_painting_on_good_photographs(tmp_path, photographs):
+    assert len(good_photographs(photographs)) == 6
+    data = build(tmp_path / "cache", background_dir=str(photographs), images={"train": 9, "test": 3})
+    assert len(data["train"]) == 9 and len(data["test"]) == 3
+    assert set(names(data["train"])) == {"line 1"}
+    originals = [np.asarray(Image.open(path)).astype(int) for path in good_photographs(photographs)]
+    used = {}
+    for split in data:
+        for row in data[split]:
+            assert row["image"].mode == "L" and row["image"].size == (90, 70)
+            pixels, mask = np.asarray(row["image"]).astype(int), decode_mask(row["mask"])
+            background = min(range(6), key=lambda place: np.abs(originals[place] - pixels).mean())
+            used.setdefault(background, set()).add(split)
+            assert mask.any() and (originals[background] != pixels)[mask].mean() > 0.5
+    assert all(len(splits) == 1 for splits in used.values())
+
+
+def test_wrong_settings_are_named(tmp_path, photographs):
+    for settings, words in [
+        ({"categories": ["lense"]}, "there is no product 'lense'; the products are cable"),
+        ({"images": {"training": 5}}, "unknown split 'training'"),
+        ({"images": {"heldout": 5}}, "heldout_categories: images asks for a heldout split"),
+        ({"categories": ["lens"], "heldout_categories": ["lens"]}, "no category is left for split 'train'"),
+        ({"target": "parts"}, "target: 'parts' is not a choice"),
+        ({"shapes_share": 0.5}, "shapes_share: generic shapes have no defects"),
+        ({"good_share": 1.5}, "good_share: 1.5 is not a share"),
+        ({"image_size": 8}, "image_size: 8 is too small"),
+        ({"images": {}}, "no image to build from"),
+        ({"background_dir": str(tmp_path / "none")}, "no such folder; set background_dir"),
+        ({"background_dir": str(photographs), "target": "objects"}, "photographs have no object masks"),
+        ({"background_dir": str(photographs), "categories": ["x"]}, "no photograph to paint on"),
+        ({"background_dir": str(photographs), "images": {"train": 99, "test": 1}}, "leave none for split 'test'"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            Synthetic(cache_dir=str(tmp_path / "cache"), **settings)
+        assert words in str(caught.value)

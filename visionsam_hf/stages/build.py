@@ -1,0 +1,170 @@
+"""`visionsam build SOURCE CONFIG`: a source of images and masks becomes a segmentation data set directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from visionsam_hf.config import as_plain, setting
+from visionsam_hf.errors import UserError
+from visionsam_hf.stage import stage_run
+
+if TYPE_CHECKING:
+    from datasets_builders.planned import PlannedBuilder, Remark
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class BuildSettings:
+    """What every source needs."""
+
+    output_dir: str = setting("", "directory of the data set to write", required=True)
+    seed: int = setting(0, "seed of every draw")
+    on_error: str = setting("stop", "at bad input: stop, or skip it and count it in the card")
+    num_proc: int = setting(1, "processes; the result is the same on any number")
+    title: str = setting("", "the card's heading (default: made from the source)")
+    license: str = setting("unknown", "licence of the images, as the Hub spells it, e.g. cc-by-4.0")
+
+
+@dataclass
+class SyntheticSettings(BuildSettings):
+    """Rendered products, or defects painted on good photographs."""
+
+    source: str = setting("synthetic", "this source")
+    image_size: int = setting(256, "side of a rendered image in pixels; photographs keep their size")
+    images: dict[str, int] = setting({"train": 200, "validation": 20, "test": 40}, "number of images per split")
+    categories: list[str] = setting([], "products to render, or folders of background_dir to use (default: all)")
+    heldout_categories: list[str] = setting([], "categories that only the heldout split shows")
+    target: str = setting("defects", "what the masks show: defects, or objects (products and their parts)")
+    shapes_share: float = setting(0.0, "share of train images with generic shapes (target objects only)")
+    good_share: float = setting(0.0, "share of images without a defect")
+    background_dir: str = setting("", "paint on the good photographs in this folder instead of rendering", input=True)
+    category: str = setting("", "category of every photograph (default: the folder it lies in)")
+
+
+@dataclass
+class MasksSettings(BuildSettings):
+    """A folder of one's own images and masks."""
+
+    source: str = setting("masks", "this source")
+    data_dir: str = setting("", "folder with images and masks (layouts: docs/data.md)", required=True, input=True)
+    category: str = setting("", "category of images in no class folder (default: the folder's name)")
+    heldout_categories: list[str] = setting([], "categories that go to the heldout split, whole")
+    validation: float = setting(0.1, "share of the other images for validation")
+    test: float = setting(0.2, "share of the other images for test")
+    group_pattern: str = setting("", "regular expression on the stem; its first group says which piece an image shows")
+    mask_threshold: int = setting(127, "mask values above it are defect")
+    objects: str = setting("components", "components: each connected region is an object; image: the whole mask is one")
+    min_area: int = setting(10, "regions of fewer pixels are dropped and counted")
+    max_objects: int = setting(32, "the largest regions of an image that are kept")
+    keep_good: bool = setting(True, "keep images whose mask is empty")
+
+
+SETTINGS: dict[str, type[BuildSettings]] = {"synthetic": SyntheticSettings, "masks": MasksSettings}
+
+
+def run(source: str, settings: BuildSettings) -> None:
+    """Build the data set of `settings` into its `output_dir`.
+
+    Args:
+        source: a key of `SETTINGS`.
+        settings: of that class.
+
+    Raises:
+        UserError: an unknown source, bad input (unless on_error is "skip"), or nothing left to write.
+    """
+    if source not in SETTINGS or not isinstance(settings, SETTINGS[source]):
+        raise UserError(f"build: no source '{source}'; choose {', '.join(SETTINGS)}")
+    if settings.source != source:
+        raise UserError(f"source: the settings say '{settings.source}', the command '{source}'; make them agree")
+    if settings.num_proc < 1:
+        raise UserError(f"num_proc: {settings.num_proc} is not a number of processes; use 1 or more")
+    with stage_run("build", settings) as stage:
+        from visionsam_hf.data import rows_of, write_card, write_splits
+
+        with tempfile.TemporaryDirectory(prefix=".cache-", dir=stage.directory) as cache:
+            builder = _builder(source, settings, cache)
+            builder.download_and_prepare(num_proc=settings.num_proc)
+            features = builder.info.features
+            remarks = builder.remarks()
+            filled = [name for name, info in builder.info.splits.items() if info.num_examples]
+            if not filled:
+                raise UserError(f"build: every image was skipped; the first: {remarks[0].message}")
+            splits = {name: rows_of(builder.as_dataset(name)) for name in filled}
+            rows = write_splits(stage.directory, splits, features, card="")
+        write_card(stage.directory, _card(source, settings, remarks), features, rows)
+        counts = _counted(remarks)
+        stage.results.update(rows=rows, remarks=dict(counts))
+    if counts["skipped"]:
+        logger.warning("%d images were left out; %s/README.md says why", counts["skipped"], settings.output_dir)
+
+
+def _builder(source: str, settings: BuildSettings, cache: str) -> PlannedBuilder:
+    if source == "synthetic":
+        from datasets_builders.synthetic import Synthetic as Builder
+    else:
+        from datasets_builders.masks import MaskFolder as Builder
+    known = {field.name for field in dataclasses.fields(Builder.BUILDER_CONFIG_CLASS)}
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return Builder(cache_dir=cache, **{name: value for name, value in values.items() if name in known})
+
+
+_SUMMARIES = {
+    "synthetic": "Parametric products with rendered defects; every mask is exact, because the renderer made it.",
+    "painted": "Photographs of good parts with painted defects; every mask is exact, because the painter made it.",
+    "masks": "Photographs with pixel masks, from a local folder.",
+}
+
+
+def _card(source: str, settings: BuildSettings, remarks: list[Remark]) -> str:
+    from visionsam_hf.cards import data_card, markdown_table
+
+    painted = bool(getattr(settings, "background_dir", ""))
+    kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir")
+    shown = [(f"`{key}`", f"`{value}`") for key, value in as_plain(settings).items() if key not in kept_out]
+    sections = {"Left out, dropped or changed": _remarks_text(remarks)}
+    sections["Settings of the build"] = markdown_table(("setting", "value"), shown)
+    # Rendered pixels belong to nobody else.
+    is_rendered = source == "synthetic" and not painted
+    license = "apache-2.0" if is_rendered and settings.license == "unknown" else settings.license
+    return data_card(
+        "segmentation",
+        title=settings.title or f"Defect segmentation: {'painted' if painted else source}",
+        summary=_SUMMARIES["painted" if painted else source],
+        license=license,
+        creators=["machine-generated"] if source == "synthetic" else ["expert-generated"],
+        sections=sections,
+    )
+
+
+def _counted(remarks: list[Remark]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for remark in remarks:
+        counts[remark.kind] += remark.count
+    return counts
+
+
+def _remarks_text(remarks: list[Remark], shown: int = 50) -> str:
+    if not remarks:
+        return "Nothing."
+    from visionsam_hf.cards import markdown_table
+
+    counts = _counted(remarks)
+    words = {"skipped": "images left out", "changed": "images changed", "dropped": "regions dropped"}
+    summary = ", ".join(f"{counts[kind]:,} {words.get(kind, kind)}" for kind in sorted(counts))
+    table = markdown_table(
+        ("what", "image", "why"), [(remark.kind, remark.image, _without_folder(remark)) for remark in remarks[:shown]]
+    )
+    more = f"\n\n... and {len(remarks) - shown:,} more." if len(remarks) > shown else ""
+    return f"{summary}.\n\n{table}{more}"
+
+
+def _without_folder(remark: Remark) -> str:
+    """The message without the path before it: a card is published, and says nothing of the machine it was made on."""
+    head, colon, tail = remark.message.partition(": ")
+    return tail if colon and "/" in head else remark.message
