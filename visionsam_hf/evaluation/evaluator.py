@@ -1,0 +1,220 @@
+"""Evaluate a model on a data set: every prompt scored once, all selections, averages and breakdowns from the scores."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, IterableDataset
+
+from visionsam_hf.errors import UserError
+from visionsam_hf.evaluation import SELECTIONS
+from visionsam_hf.evaluation.appearance import BINS, bin_index
+from visionsam_hf.evaluation.calibration import calibration, top1_agreement
+from visionsam_hf.evaluation.chunks import dataset_chunks
+from visionsam_hf.evaluation.cases import CASES, CaseThresholds, classify
+from visionsam_hf.evaluation.per_sample import SCHEMA, columns_of, score_prompt
+from visionsam_hf.evaluation.statistics import bootstrap_interval
+from visionsam_hf.metrics import COUNTS, METRICS, averages, exact_mean, metric_values
+
+if TYPE_CHECKING:
+    from transformers import SamModel, SamProcessor
+
+    from visionsam_hf.embeddings import EmbeddingCache
+    from visionsam_hf.inference import PromptResult
+
+# The predictions for a piece of a data set, at most so many.
+Predictor = Callable[[Dataset, "int | None"], "Iterator[PromptResult]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """`metrics` is what `metrics.json` holds; `per_sample` has a row a prompt (visionsam_hf/evaluation/per_sample.py)."""
+
+    metrics: dict[str, Any]
+    per_sample: pa.Table
+
+
+def evaluate_model(
+    model: "SamModel | str",
+    dataset: Dataset | IterableDataset,
+    *,
+    processor: "SamProcessor | None" = None,
+    prompt: str = "box",
+    selection: str = "single",
+    cache: "EmbeddingCache | None" = None,
+    batch_size: int = 8,
+    max_prompts: int | None = None,
+    thresholds: CaseThresholds = CaseThresholds(),
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluate SAM on every object of a segmentation data set, at the photographs' own sizes.
+
+    Args:
+        model: a `SamModel`, or a name for `load_model`.
+        dataset: rows of the segmentation schema; streaming works.
+        processor: the model's; by default the one saved beside it.
+        prompt: box, point or point_pm.
+        selection: the headline's mask: token 0 (single), the best-scored of the three candidates (score) or the best by
+            truth (oracle). All three are reported.
+        cache: embeddings of the same model, so that its encoder rests.
+        batch_size: prompts of one image at once.
+        max_prompts: stop after so many prompts.
+        thresholds: of the four failure cases.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: nothing to evaluate, or no such model.
+    """
+    check_selection(selection)
+    predict, name = model_predictor(model, processor=processor, prompt=prompt, cache=cache, batch_size=batch_size)
+    groups = score_dataset(predict, dataset, max_prompts=max_prompts)
+    table = pa.Table.from_pylist([row for group in groups for row in group], schema=SCHEMA)
+    names = {"model": name, "dataset": dataset.info.dataset_name or "", "split": str(dataset.split or "")}
+    summary = summarise(columns_of(table), selection=selection, thresholds=thresholds, seed=seed)
+    return Evaluation(names | {"prompt": prompt} | summary, table)
+
+
+def model_predictor(
+    model: "SamModel | str",
+    *,
+    processor: "SamProcessor | None" = None,
+    prompt: str = "box",
+    cache: "EmbeddingCache | None" = None,
+    batch_size: int = 8,
+) -> tuple[Predictor, str]:
+    """What answers the prompts of a piece of a data set, and the model's name; arguments as in `evaluate_model`."""
+    from visionsam_hf.inference import iterate_predictions
+    from visionsam_hf.modeling import load_model, load_processor
+
+    name = model if isinstance(model, str) else model.name_or_path
+    model = (load_model(model) if isinstance(model, str) else model).eval()
+    processor = processor or load_processor(name)
+
+    def predict(chunk: Dataset, max_prompts: int | None) -> "Iterator[PromptResult]":
+        return iterate_predictions(
+            model, processor, chunk, prompt=prompt, cache=cache, batch_size=batch_size, max_prompts=max_prompts
+        )
+
+    return predict, name
+
+
+def score_dataset(
+    predict: Predictor,
+    dataset: Dataset | IterableDataset,
+    *,
+    max_prompts: int | None = None,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of `per_sample.parquet`, piece by piece of the data set; arguments as in `dataset_chunks`."""
+    for first, chunk, limit in dataset_chunks(dataset, max_prompts=max_prompts, process=process, processes=processes):
+        row, grey, scored = -1, None, []
+        for result in predict(chunk, limit):
+            if result.row != row:
+                row, grey = result.row, np.asarray(chunk[result.row]["image"].convert("L"))
+            scored.append(score_prompt(dataclasses.replace(result, row=first + row), grey))
+        yield scored
+
+
+def check_selection(selection: str) -> None:
+    """Refuse an unknown selection before any work."""
+    if selection not in SELECTIONS:
+        raise UserError(f"selection: '{selection}' is not known; use one of {', '.join(SELECTIONS)}")
+
+
+def selected_tokens(scores: np.ndarray, ious: np.ndarray) -> dict[str, np.ndarray]:
+    """The token that each selection takes: (N,) ints per selection, from (N, 4) scores and IoU."""
+    return {
+        "single": np.zeros(len(scores), int),
+        "score": 1 + scores[:, 1:].argmax(1),
+        "oracle": 1 + ious[:, 1:].argmax(1),
+    }
+
+
+def take_token(columns: dict[str, np.ndarray], selection: str) -> dict[str, np.ndarray]:
+    """The metrics of one selection's masks: (N,) floats for each of `METRICS`, and "score"."""
+    values = metric_values({name: columns[name] for name in COUNTS})
+    token = selected_tokens(columns["scores"], values["iou"])[selection]
+    rows = np.arange(len(token))
+    return {name: values[name][rows, token] for name in METRICS} | {"score": columns["scores"][rows, token]}
+
+
+def prompt_cases(columns: dict[str, np.ndarray], thresholds: CaseThresholds = CaseThresholds()) -> np.ndarray:
+    """(N,) failure cases, judged on the three candidates."""
+    values = metric_values({name: columns[name][:, 1:] for name in COUNTS})
+    return classify(values["iou"], values["coverage"], values["precision"], columns["scores"][:, 1:], thresholds)
+
+
+def summarise(
+    columns: dict[str, np.ndarray],
+    *,
+    selection: str = "single",
+    thresholds: CaseThresholds = CaseThresholds(),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything that `metrics.json` says of the prompts, from their columns (`columns_of`).
+
+    Raises:
+        UserError: there is no prompt.
+    """
+    check_selection(selection)
+    # Whoever computed which row: the order decides nothing.
+    order = np.lexsort((columns["object_index"], columns["row"]))
+    columns = {name: values[order] for name, values in columns.items()}
+    n = len(columns["row"])
+    if n == 0:
+        raise UserError("evaluate: the data set has no object to prompt with; evaluate a split with defects")
+    values = metric_values({name: columns[name] for name in COUNTS})
+    tokens = selected_tokens(columns["scores"], values["iou"])
+    rows = np.arange(n)
+    agreement = top1_agreement(columns["scores"][:, 1:], values["iou"][:, 1:])
+    selections = {}
+    for name, token in tokens.items():
+        counts = {count: columns[count][rows, token] for count in COUNTS}
+        chosen = calibration(columns["scores"][rows, token], values["iou"][rows, token])
+        selections[name] = averages(counts, columns["category"]) | {
+            "calibration": chosen | {"top1_agreement": agreement}
+        }
+    picked = {name: values[name][rows, tokens[selection]] for name in METRICS}
+    headline = selections[selection]
+    return {
+        "selection": selection,
+        "n": n,
+        "images": len(set(columns["image_id"])),
+        **headline,
+        "intervals": {
+            name: _finite(bootstrap_interval(picked[name], columns["image_id"], seed=seed)) for name in METRICS
+        },
+        "selections": selections,
+        "cases": _case_table(prompt_cases(columns, thresholds), columns["category"], thresholds),
+        "by_appearance": {name: appearance_table(name, columns[name], picked) for name in BINS},
+    }
+
+
+def _case_table(cases: np.ndarray, categories: np.ndarray, thresholds: CaseThresholds) -> dict[str, Any]:
+    def count(inside: np.ndarray) -> dict[str, int]:
+        return {case: int((cases[inside] == case).sum()) for case in CASES}
+
+    return {
+        "thresholds": dataclasses.asdict(thresholds),
+        "counts": count(np.ones(len(cases), bool)),
+        "per_category": {name: count(categories == name) for name in sorted(set(categories))},
+    }
+
+
+def appearance_table(name: str, measure: np.ndarray, values: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Mean metrics per class of defect size, thickness or contrast, smallest first; classes without prompts left out."""
+    place = bin_index(name, np.asarray(measure, np.float64))
+    return [
+        {"label": label, "n": int((place == index).sum())}
+        | {metric: exact_mean(values[metric][place == index]) for metric in METRICS}
+        for index, label in enumerate(BINS[name][1])
+        if (place == index).any()
+    ]
+
+
+def _finite(interval: tuple[float, float]) -> list[float] | None:
+    return list(interval) if all(map(math.isfinite, interval)) else None
