@@ -29,13 +29,16 @@ def photograph(image: np.ndarray, rng: np.random.Generator, *, focus: float = 0.
     blur = focus * rng.lognormal(0, 0.45) * unit
     noise = min(0.05, 0.01 * rng.lognormal(0, 0.6))
     gamma = rng.uniform(0.85, 1.2)
-    picture = np.clip(image * light[..., None] * cast.astype(np.float32), 0, 1)
+    picture = image * cv2.merge([light * np.float32(channel) for channel in cast])
+    np.clip(picture, 0, 1, out=picture)
     if blur > 0.25:
         picture = cv2.GaussianBlur(picture, (0, 0), blur)
     picture = cv2.pow(picture, gamma)
     luminance = textures.grain(rng, height, width)
-    chroma = cv2.resize(rng.standard_normal((height // 2 + 1, width // 2 + 1, 3), dtype=np.float32), (width, height))
-    picture += np.float32(noise) * (luminance[..., None] + 0.6 * chroma)
+    chroma = cv2.merge([textures.value_noise(rng, height, width, 2.0, 2.0) for _ in range(3)]) * np.float32(0.6 * noise)
+    luminance *= np.float32(noise)
+    picture += chroma
+    picture += cv2.merge((luminance, luminance, luminance))
     if rng.random() < grey:
-        picture = np.repeat((picture @ np.float32((0.299, 0.587, 0.114)))[..., None], 3, 2)
-    return np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+        picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture), alpha=255)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datasets_builders.world.canvas import Canvas, Patch, ellipse_points
+from datasets_builders.world.canvas import Canvas, Patch, ellipse_points, rectangle_points
 
 
 def distract(canvas: Canvas) -> None:
@@ -44,9 +44,8 @@ def _code(canvas: Canvas, at: np.ndarray) -> None:
     pattern = rng.random((cells, cells)) < 0.5
     pattern[0] = pattern[:, -1] = True
     span = cells * side
-    for row, column in np.argwhere(pattern):
-        x, y = at[0] - span / 2 + column * side, at[1] - span / 2 + row * side
-        canvas.lay(_inside(canvas, canvas.rectangle(x, y, side * 1.02, side * 1.02)), (ink, ink, ink), opacity=0.7)
+    squares = [rectangle_points(*(at - span / 2 + place[::-1] * side), side * 0.98, side * 0.98) for place in np.argwhere(pattern)]
+    canvas.lay(_inside(canvas, canvas.polygon(*squares)), (ink, ink, ink), opacity=0.7)
 
 
 def _line(canvas: Canvas, at: np.ndarray) -> None:

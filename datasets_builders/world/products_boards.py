@@ -3,17 +3,16 @@
 import numpy as np
 
 from datasets_builders.world import textures
-from datasets_builders.world.canvas import Canvas, Patch, ellipse_points
+from datasets_builders.world.canvas import Canvas, Patch, ellipse_points, rectangle_points
 
 _TIN = (0.74, 0.75, 0.76)
 _GOLD = (0.8, 0.64, 0.3)
 
 
 def _pads(canvas: Canvas, points: list[tuple[float, float]], width: float, height: float, angle: float = 0.0) -> None:
-    for x, y in points:
-        pad = canvas.rectangle(x, y, width, height, angle=angle)
-        canvas.lay(pad, _TIN, canvas.rng.uniform(0.85, 1.1))
-        canvas.bevel(pad, 1, 1.2)
+    pads = canvas.polygon(*(rectangle_points(x, y, width, height, angle=angle) for x, y in points))
+    canvas.lay(pads, _TIN, canvas.rng.uniform(0.85, 1.1))
+    canvas.bevel(pads, 1, 1.2)
 
 
 def _chip(canvas: Canvas, x: float, y: float, width: float, height: float, texture: np.ndarray, *, pins: str = "sides") -> None:
@@ -28,8 +27,7 @@ def _chip(canvas: Canvas, x: float, y: float, width: float, height: float, textu
     if pins == "all":
         xs = np.arange(x - width / 2 + pitch * 0.8, x + width / 2 - pitch * 0.4, pitch)
         feet += [(u, y + s * (height / 2 + 0.02), 0.026, 0.06) for u in xs for s in (-1, 1)]
-    for u, v, a, b in feet:
-        canvas.lay(canvas.rectangle(u, v, a, b), _TIN, rng.uniform(0.8, 1.1))
+    canvas.lay(canvas.polygon(*(rectangle_points(*foot) for foot in feet)), _TIN, 1 + 2 * texture)
 
     def package():
         canvas.shadow(body, 3, strength=0.5)
@@ -41,9 +39,9 @@ def _chip(canvas: Canvas, x: float, y: float, width: float, height: float, textu
         rows = int(max(1, min(3, height // 0.09)))
         for row in range(rows):
             top = y - 0.03 * rows + row * 0.07
-            for k in range(int(width / 0.06) - 2):
-                glyph = rng.integers(0, 3, (3, 2)) / 2 * (0.025, 0.04) + (x - width * 0.3 + k * 0.045, top)
-                canvas.lay(canvas.stroke(glyph, 0.008), ink, opacity=0.55)
+            count = max(1, int(width / 0.06) - 2)
+            glyphs = [rng.integers(0, 3, (3, 2)) / 2 * (0.025, 0.04) + (x - width * 0.3 + k * 0.045, top) for k in range(count)]
+            canvas.lay(canvas.strokes(glyphs, 0.008), ink, opacity=0.55)
 
     canvas.slot("chip", body, package)
 
@@ -86,19 +84,16 @@ def _board(canvas: Canvas, tones: tuple, *, wide: tuple[float, float], corner: f
             points.append(points[-1] + rng.uniform(0.12, 0.5) * np.array([np.cos(direction), np.sin(direction)]))
         points = np.clip(np.array(points), (-a, -b), (a, b))
         shift = np.array([-np.sin(turn), np.cos(turn)]) * 0.04
-        for lane in range(int(rng.integers(1, 5))):
-            path = np.clip(points + lane * shift, (-a, -b), (a, b))
-            canvas.lay(canvas.stroke(path, 0.018), bright, opacity=0.75)
-    for _ in range(int(rng.integers(12, 30))):
-        x, y = rng.uniform((-a, -b), (a, b))
-        canvas.lay(canvas.ellipse(x, y, 0.02), _TIN, opacity=0.8)
-        canvas.lay(canvas.ellipse(x, y, 0.009), (0.05, 0.05, 0.05))
+        lanes = [np.clip(points + lane * shift, (-a, -b), (a, b)) for lane in range(int(rng.integers(1, 5)))]
+        canvas.lay(canvas.strokes(lanes, 0.018), bright, opacity=0.75)
+    vias = rng.uniform((-a, -b), (a, b), (int(rng.integers(12, 30)), 2))
+    for radius, metal in ((0.02, _TIN), (0.009, (0.05, 0.05, 0.05))):
+        canvas.lay(canvas.polygon(*(ellipse_points(*via, radius, count=16) for via in vias)), metal, opacity=0.85)
     canvas.bevel(board, 1.2, 0.8)
-    for sx in (-1, 1):
-        for sy in (-1, 1):
-            x, y = sx * (a - 0.06), sy * (b - 0.06)
-            canvas.lay(canvas.annulus(x, y, 0.075, 0.045), _GOLD)
-            canvas.lay(canvas.ellipse(x, y, 0.045), (0.06, 0.06, 0.06))
+    corners = [(sx * (a - 0.06), sy * (b - 0.06)) for sx in (-1, 1) for sy in (-1, 1)]
+    for radius, metal in ((0.075, _GOLD), (0.045, (0.06, 0.06, 0.06))):
+        for x, y in corners:
+            canvas.lay(canvas.ellipse(x, y, radius), metal)
     return board, tone, fibre
 
 
@@ -127,8 +122,7 @@ def draw_pcb_1(canvas: Canvas) -> None:
     canvas.lay(header, canvas.coloured((0.85, 0.84, 0.78) if rng.random() < 0.5 else (0.1, 0.1, 0.1)), 1 + fibre[header.window])
     canvas.bevel(header, 1.5, 1.2)
     canvas.part("connector", header)
-    for k in range(8):
-        canvas.lay(canvas.rectangle(-0.33 + k * 0.094, y, 0.04, 0.05), _GOLD)
+    canvas.lay(canvas.polygon(*(rectangle_points(-0.33 + k * 0.094, y, 0.04, 0.05) for k in range(8))), _GOLD)
     reach = (0.68, wide[1] / 2 - 0.26)
     side = rng.uniform(0.36, 0.46)
     for x, y in _free_places(rng, reach, taken, (side + 0.16, side + 0.16), 3)[:1]:
@@ -161,10 +155,8 @@ def draw_pcb_2(canvas: Canvas) -> None:
         outline = np.array([(-0.21, -0.2), (0.21, -0.2), (0.21, 0.2), (-0.21, 0.2), (-0.21, -0.2)]) + (x, y)
         canvas.lay(canvas.stroke(outline, 0.012), silk, opacity=0.85)
         holes = [(x + u, y + v) for u in np.linspace(-0.14, 0.14, int(rng.integers(3, 6))) for v in (-0.12, 0, 0.12)]
-        for px, py in holes:
-            pad = canvas.annulus(px, py, 0.035, 0.015)
-            canvas.lay(pad, _GOLD, 1 + fibre[pad.window])
-            canvas.lay(canvas.ellipse(px, py, 0.015), (0.04, 0.04, 0.04))
+        for radius, metal in ((0.035, _GOLD), (0.015, (0.04, 0.04, 0.04))):
+            canvas.lay(canvas.polygon(*(ellipse_points(*hole, radius, count=20) for hole in holes)), metal, 1 + fibre)
         canvas.part("footprint", canvas.rectangle(x, y, 0.42, 0.4))
     for x, y in _free_places(rng, (0.8, wide[1] / 2 - 0.1), taken, (0.2, 0.16), 50)[:14]:
         if rng.random() < 0.45:
@@ -203,9 +195,9 @@ def draw_console(canvas: Canvas) -> None:
     canvas.lay(screen, glow, (1 + 0.25 * u - 0.3 * v).astype(np.float32))
     lit = np.clip(glow * 2.5 + 0.25, 0, 1)
     for row in range(3):
-        for k in range(int(rng.integers(3, 9))):
-            glyph = rng.integers(0, 3, (4, 2)) / 2 * (0.05, 0.08) + (-0.72 + k * 0.085, -tall * 0.24 - high * 0.36 + row * high * 0.27)
-            canvas.lay(canvas.stroke(glyph, 0.014), lit)
+        top = -tall * 0.24 - high * 0.36 + row * high * 0.27
+        glyphs = [rng.integers(0, 3, (4, 2)) / 2 * (0.05, 0.08) + (-0.72 + k * 0.085, top) for k in range(int(rng.integers(3, 9)))]
+        canvas.lay(canvas.strokes(glyphs, 0.014), lit)
     canvas.part("screen", screen)
     gleam = canvas.polygon(np.array([(-0.1, -0.9), (0.12, -0.9), (-0.3, 0.9), (-0.52, 0.9)]))
     cut = Patch(gleam.y, gleam.x, gleam.alpha * canvas.full(screen)[gleam.window])
@@ -302,9 +294,8 @@ def draw_electronics(canvas: Canvas) -> None:
             canvas.shadow(film, 4)
             canvas.lay(film, canvas.coloured(((0.75, 0.6, 0.1), (0.6, 0.15, 0.1), (0.2, 0.35, 0.6))[rng.integers(3)]), 1 + fibre[film.window])
             canvas.bevel(film, 1.8, 1.3)
-            for k in range(4):
-                glyph = rng.integers(0, 3, (3, 2)) / 2 * (0.03, 0.05) + (x - 0.09 + k * 0.045, y - 0.02)
-                canvas.lay(canvas.stroke(glyph, 0.01), (0.95, 0.95, 0.9), opacity=0.7)
+            glyphs = [rng.integers(0, 3, (3, 2)) / 2 * (0.03, 0.05) + (x - 0.09 + k * 0.045, y - 0.02) for k in range(4)]
+            canvas.lay(canvas.strokes(glyphs, 0.01), (0.95, 0.95, 0.9), opacity=0.7)
 
         canvas.slot("film_capacitor", film, box)
     for x, y in _free_places(rng, (0.8, half - 0.1), taken, (0.17, 0.17), 40)[:8]:

@@ -33,6 +33,7 @@ def draw_cable(canvas: Canvas) -> None:
     order = rng.permutation(len(_WIRES))[:count]
     ends = np.linspace(-1, 1, count) * rng.uniform(0.4, 0.7)
     thick = min(0.24, 1.5 * width / count)
+    outer = canvas.stroke(sheath, width)
     for wire, end in zip(order, ends):
         reach = rng.uniform(0.55, 0.8)
         root = end / 0.7 * width * 0.3
@@ -43,7 +44,6 @@ def draw_cable(canvas: Canvas) -> None:
         tip = np.stack([path[-1] - ahead * 0.02, path[-1] + ahead * strip])
         colour = canvas.coloured(_WIRES[wire])
         copper = canvas.stroke(tip, thick * 0.55)
-        canvas.body(copper)
         canvas.shadow(canvas.stroke(path, thick), 4)
 
         def bare(tip=tip, copper=copper):
@@ -51,8 +51,7 @@ def draw_cable(canvas: Canvas) -> None:
             canvas.tube(tip, thick * 0.55, _COPPER, twist, gloss=0.5)
 
         canvas.slot("conductor", copper, bare)
-        canvas.part("wire", canvas.body(canvas.tube(path, thick, colour, rubber * 0.5, gloss=0.35)))
-    outer = canvas.stroke(sheath, width)
+        canvas.part("wire", canvas.body(canvas.tube(path, thick, colour, rubber * 0.5, gloss=0.35)).without(outer))
     canvas.shadow(outer, 7)
     canvas.part("jacket", canvas.body(canvas.tube(sheath, width, jacket, rubber, gloss=0.2)))
     if rng.random() < 0.7:  # printed line and metre marks along the jacket
@@ -76,7 +75,7 @@ def draw_capacitor(canvas: Canvas) -> None:
     for sign, length in ((-1, rng.uniform(0.5, 0.65)), (1, rng.uniform(0.6, 0.85))):
         y = sign * half * 0.45
         lead = np.array([(right - 0.02, y), (right + length * 0.6, y * 1.1), (right + length, y * rng.uniform(1, 1.5))])
-        footprint = canvas.body(canvas.stroke(lead, 0.06))
+        footprint = canvas.stroke(lead, 0.06)
 
         def wire(lead=lead, footprint=footprint):
             canvas.shadow(footprint, 5)
@@ -109,11 +108,10 @@ def _print_rows(canvas: Canvas, x: float, y: float, ink: np.ndarray, *, rows: in
     """Printed lettering: rows of small strokes that read as text, not as damage."""
     rng = canvas.rng
     for row in range(rows):
-        cursor, top = x, y + row * height * 1.7
-        for _ in range(int(rng.integers(4, 9))):
-            glyph = rng.integers(0, 3, (4, 2)) / 2 * (height * 0.6, height) + (cursor, top)
-            canvas.lay(canvas.stroke(glyph, height * 0.18), ink, opacity=0.8)
-            cursor += height * 0.95
+        top = y + row * height * 1.7
+        count = int(rng.integers(4, 9))
+        glyphs = [rng.integers(0, 3, (4, 2)) / 2 * (height * 0.6, height) + (x + k * height * 0.95, top) for k in range(count)]
+        canvas.lay(canvas.strokes(glyphs, height * 0.18), ink, opacity=0.8)
 
 
 def draw_cylinder(canvas: Canvas) -> None:
@@ -135,12 +133,12 @@ def draw_cylinder(canvas: Canvas) -> None:
     u, v = canvas.coordinates(side)
     arc = u + half * flat * np.sqrt(np.clip(1 - (v / half) ** 2, 0, 1))  # follows the rim, so that grooves look round
     canvas.lay(side, tone, _across(canvas, side, half) * (1 + marks[side.window] + rough[side.window]))
-    canvas.part("barrel", side)
+    face = canvas.ellipse(right, 0, half * flat, half)
+    canvas.part("barrel", side.without(face))
     for _ in range(int(rng.integers(1, 4))):
         x, wide = rng.uniform(left + 0.25, right), rng.uniform(0.015, 0.05)
         ring = 1 - 0.55 * np.exp(-(((arc - x) / wide) ** 2)) + 0.3 * np.exp(-(((arc - x - 1.8 * wide) / (0.6 * wide)) ** 2))
         canvas.multiply(side, ring.astype(np.float32))
-    face = canvas.ellipse(right, 0, half * flat, half)
     canvas.body(face)
     x, y = canvas.to_pixels([(right, 0)])[0]
     lathe = 0.1 * textures.turned(rng, n, n, (x, y), 1.6 * canvas.unit)
@@ -211,7 +209,7 @@ def draw_screw(canvas: Canvas) -> None:
         canvas.lay(canvas.rectangle(-0.72 - cap * 0.83, 0, cap * 0.35, core * 0.5), (0.05, 0.05, 0.05), opacity=0.8)
     washer_half = head_half * 1.12
     ring_x = -0.72 + (0.04 if pan else cap + 0.03)
-    washer = canvas.body(canvas.rectangle(ring_x, 0, 0.07, 2 * washer_half, corner=0.03))
+    washer = canvas.rectangle(ring_x, 0, 0.07, 2 * washer_half, corner=0.03)
 
     def ring():
         canvas.lay(washer, np.clip(tone * 1.15, 0, 1), _across(canvas, washer, washer_half) * (1 + rough[washer.window]))

@@ -13,11 +13,13 @@ def _metal(canvas: Canvas) -> np.ndarray:
     return canvas.coloured(_METALS[canvas.rng.integers(len(_METALS))])
 
 
-def _conic(canvas: Canvas, patch: Patch, lobes: int = 2) -> np.ndarray:
+def _conic(canvas: Canvas, patch: Patch) -> np.ndarray:
     """The bright bow-tie a turned face shows under a lamp. Returns (h, w) float32 around 1."""
     u, v = canvas.coordinates(patch)
-    phase = np.arctan2(v, u) * lobes - 2 * np.arctan2(canvas.light[1], canvas.light[0])
-    return (1 + 0.28 * np.cos(phase) ** 3).astype(np.float32)
+    c, s = canvas.light  # cosine of twice the angle to the light, without the angle
+    uu, vv = u * u, v * v
+    cosine = ((uu - vv) * (c * c - s * s) + 4 * c * s * u * v) / (uu + vv + np.float32(1e-6))
+    return 1 + np.float32(0.28) * cosine * cosine * cosine
 
 
 def _sunk(canvas: Canvas, patch: Patch, *, tone: float = 0.07) -> None:
@@ -158,7 +160,7 @@ def draw_hemisphere(canvas: Canvas) -> None:
     canvas.place_product(scale=rng.uniform(0.78, 1.12), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2)))
     n = canvas.size
     tone = _metal(canvas) if rng.random() < 0.6 else canvas.coloured(((0.7, 0.16, 0.12), (0.16, 0.3, 0.6), (0.85, 0.84, 0.8), (0.15, 0.15, 0.16))[rng.integers(4)])
-    skin = 0.05 * textures.fractal(rng, n, n, 5 * canvas.unit, roughness=0.8) + 0.03 * textures.fractal(rng, n, n, 40 * canvas.unit)
+    skin = rng.uniform(0.01, 0.04) * textures.fractal(rng, n, n, 5 * canvas.unit, roughness=0.8) + 0.02 * textures.fractal(rng, n, n, 40 * canvas.unit)
     dome_radius = rng.uniform(0.6, 0.74)
     flange = canvas.ellipse(0, 0, 0.92)
     canvas.shadow(flange, 8, strength=0.5)
@@ -217,24 +219,28 @@ def draw_lens(canvas: Canvas) -> None:
     canvas.bevel(ledge, 1.2, 1.4, raised=False)
     glass = canvas.ellipse(0, 0, glass_radius)
     u, v = canvas.coordinates(glass)
-    rho = np.sqrt(u * u + v * v) / glass_radius
-    zoom = np.float32(rng.uniform(0.35, 0.6)) * (1 + 0.5 * rho**2)
+    rho = np.sqrt(u * u + v * v) / np.float32(glass_radius)
+    zoom = np.float32(rng.uniform(0.35, 0.6)) * (1 + np.float32(0.5) * rho * rho)
     h, w = glass.alpha.shape
-    px = np.arange(glass.x, glass.x + w, dtype=np.float32)[None, :].repeat(h, 0)
-    py = np.arange(glass.y, glass.y + h, dtype=np.float32)[:, None].repeat(w, 1)
+    px = np.arange(glass.x, glass.x + w, dtype=np.float32)[None, :]
+    py = np.arange(glass.y, glass.y + h, dtype=np.float32)[:, None]
     cx, cy = np.float32(canvas.centre)
     refracted = cv2.remap(behind, cx + (px - cx) * zoom, cy + (py - cy) * zoom, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     tint = canvas.coloured(((0.75, 0.85, 0.95), (0.8, 0.95, 0.85), (0.9, 0.8, 0.95), (0.95, 0.95, 0.95))[rng.integers(4)])
     dusty = 1 + 0.02 * textures.fractal(rng, h, w, 12 * canvas.unit)
-    seen = refracted * (tint * rng.uniform(0.75, 1.25)) * (1.05 - 0.75 * rho**3)[..., None] * dusty[..., None]
+    fading = (np.float32(1.05) - np.float32(0.75) * rho * rho * rho) * dusty
+    gain = tint * rng.uniform(0.75, 1.25)
+    seen = refracted * cv2.merge([fading * np.float32(channel) for channel in gain])
     view = canvas.image[glass.window]
-    view += glass.alpha[..., None] * (seen.astype(np.float32) - view)
+    view += cv2.merge([glass.alpha] * 3) * (seen - view)
     canvas.part("glass", glass)
     lx, ly = np.linalg.solve(canvas.matrix, canvas.light) * canvas.scale
     for radius, strength in ((0.55, 0.35), (-0.35, 0.2), (0.8, 0.15)):  # coating reflections, arcs towards the lamp
-        arc = np.exp(-(((rho - abs(radius)) / 0.05) ** 2)) * np.clip((u * lx + v * ly) * np.sign(radius) / (rho * glass_radius + 1e-3), 0, 1) ** 6
+        off = (rho - np.float32(abs(radius))) * np.float32(20)
+        towards = np.clip((u * np.float32(lx) + v * np.float32(ly)) * np.float32(np.sign(radius) / glass_radius) / (rho + np.float32(1e-3)), 0, 1)
+        arc = np.exp(-off * off) * np.square(towards * towards * towards)
         colour = canvas.coloured(((0.7, 0.75, 1), (0.8, 0.6, 0.95), (0.65, 0.95, 0.75), (1, 1, 1))[rng.integers(4)])
-        canvas.lay(Patch(glass.y, glass.x, (glass.alpha * arc).astype(np.float32)), colour, opacity=strength * rng.uniform(0.6, 2.2))
+        canvas.lay(Patch(glass.y, glass.x, glass.alpha * arc), colour, opacity=strength * rng.uniform(0.6, 2.2))
     if rng.random() < 0.7:  # the window of the room
         pane = canvas.rectangle(lx * 0.3, ly * 0.3, 0.16, 0.22, corner=0.03, angle=0.2)
         canvas.lay(pane, (1, 1, 1), opacity=rng.uniform(0.15, 0.5))

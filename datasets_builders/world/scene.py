@@ -37,6 +37,7 @@ _DRAW = {
 PRODUCTS = tuple(_DRAW)
 _PRODUCT, _DEFECT, _CAMERA, _SHAPES = range(4)  # purposes of random streams
 _SMALLEST = 32
+_ALL = 0.95  # a part this large is the product itself, and not told twice
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def render_product(
         canvas, found = _damage(canvas, category, size, settings, rng, lambda: _stream(seed, _PRODUCT, index, kind))
     image = photograph(canvas.image, _stream(seed, _CAMERA, index, kind))
     whole = canvas.silhouette > 0.5
-    objects = (Region(category, whole), *(Region(name, mask) for name, mask in canvas.parts))
+    parts = (Region(name, mask) for name, mask in canvas.parts if mask.sum() < _ALL * whole.sum())
+    objects = (Region(category, whole), *parts)
     return Scene(image, category, objects, found)
 
 

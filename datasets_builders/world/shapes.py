@@ -22,11 +22,23 @@ def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
         canvas.backdrop(canvas.coloured(np.clip(tone, 0.05, 0.95)), rng.uniform(0.03, 0.3) * textures.fractal(rng, n, n, rng.uniform(3, 60) * canvas.unit))
     else:
         background(canvas, busy=0.2)
+    if rng.random() < 0.3:
+        _divide(canvas)
     things: list[list] = []
-    for _ in range(int(rng.integers(3, 13))):
+    count = int(rng.integers(4, 15))
+    for number in range(count):
         kind = _KINDS[rng.integers(len(_KINDS))]
-        side = float(np.clip(np.exp(rng.uniform(np.log(0.03), np.log(0.75))), 0.03, 0.7))
-        patch = _outline(canvas, kind, side * n, rng.uniform(0.04, 0.96, 2) * n)
+        smallest = 0.2 if number < 2 else 0.03  # large things first, so that they carry the small ones
+        side = float(np.clip(np.exp(rng.uniform(np.log(smallest), np.log(0.78))), 0.03, 0.7))
+        at = rng.uniform(0.04, 0.96, 2) * n
+        if rng.random() < 0.08:
+            things += _row(canvas, kind, side * n * 0.35, at, things)
+            continue
+        patch = _outline(canvas, kind, side * n, at)
+        if rng.random() < 0.25:  # one thing made of two outlines
+            kind = "compound"
+            other = _outline(canvas, _KINDS[rng.integers(len(_KINDS))], side * n * rng.uniform(0.4, 0.9), at + rng.normal(0, side * n / 4, 2))
+            patch = _union(patch, other)
         mask = canvas.full(patch)
         if mask.sum() < 25 * canvas.unit**2:
             continue
@@ -46,6 +58,48 @@ def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
         _clutter(canvas)
     least = max(12, 20 * canvas.unit**2)
     return [(kind, mask) for kind, mask in things if mask.sum() >= least]
+
+
+def _union(a: Patch, b: Patch) -> Patch:
+    y, x = min(a.y, b.y), min(a.x, b.x)
+    bottom = max(a.y + a.alpha.shape[0], b.y + b.alpha.shape[0])
+    right = max(a.x + a.alpha.shape[1], b.x + b.alpha.shape[1])
+    alpha = np.zeros((bottom - y, right - x), np.float32)
+    for patch in (a, b):
+        view = alpha[patch.y - y :, patch.x - x :][: patch.alpha.shape[0], : patch.alpha.shape[1]]
+        np.maximum(view, patch.alpha, out=view)
+    return Patch(y, x, alpha)
+
+
+def _row(canvas: Canvas, kind: str, side: float, at: np.ndarray, below: list[list]) -> list[list]:
+    """The same thing several times in a line, as holes, keys and pins are. Returns [kind, mask] of each."""
+    rng, things = canvas.rng, []
+    angle, gap = rng.uniform(0, 2 * np.pi), side * rng.uniform(1.1, 1.8)
+    step = np.array([np.cos(angle), np.sin(angle)]) * gap
+    outline, dress = rng.integers(2**31, size=2)
+    for k in range(int(rng.integers(3, 9))):
+        canvas.rng = np.random.default_rng(int(outline))  # the same chance each time: the same thing each time
+        patch = _outline(canvas, kind, side, at + k * step)
+        mask = canvas.full(patch)
+        if mask.sum() >= 25 * canvas.unit**2:
+            canvas.rng = np.random.default_rng(int(dress))
+            _dress(canvas, patch, side)
+            for thing in below + things:
+                thing[1] &= ~mask
+            things.append([kind, mask])
+    canvas.rng = rng
+    return things
+
+
+def _divide(canvas: Canvas) -> None:
+    """A second surface over a part of the ground, up to a straight edge: no object, though it has an edge."""
+    rng, n = canvas.rng, canvas.size
+    angle = rng.uniform(0, 2 * np.pi)
+    ahead = np.array([np.cos(angle), np.sin(angle)])
+    across = np.array([-ahead[1], ahead[0]])
+    start = rng.uniform(0.2, 0.8, 2) * n
+    patch = canvas.pixel_polygon(np.stack([start - across * 2 * n, start + across * 2 * n, start + (across + ahead) * 2 * n, start + (ahead - across) * 2 * n]))
+    canvas.multiply(patch, (rng.uniform(0.5, 1.5) * (1 + 0.05 * textures.fractal(rng, n, n, 12 * canvas.unit))).astype(np.float32))
 
 
 def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patch:

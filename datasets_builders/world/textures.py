@@ -1,5 +1,7 @@
 """Procedural surface textures: zero-mean float32 fields of about unit spread, meant to modulate brightness."""
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -12,8 +14,9 @@ def value_noise(rng: np.random.Generator, height: int, width: int, cell_y: float
     """
     rows = max(2, int(np.ceil(height / cell_y)) + 1)
     columns = max(2, int(np.ceil(width / cell_x)) + 1)
-    grid = rng.standard_normal((min(rows, height + 1), min(columns, width + 1)), dtype=np.float32)
-    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    grid = grain(rng, min(rows, height + 1), min(columns, width + 1))
+    smooth = cv2.INTER_CUBIC if max(cell_x, cell_y) > 2 else cv2.INTER_LINEAR
+    return cv2.resize(grid, (width, height), interpolation=smooth)
 
 
 def fractal(
@@ -24,21 +27,35 @@ def fractal(
     Returns:
         (height, width) float32, mean near 0, standard deviation near 1.
     """
-    total = np.zeros((height, width), np.float32)
-    weight, power = 1.0, 0.0
-    for _ in range(octaves):
-        if cell < 1.0:
-            break
-        total += weight * value_noise(rng, height, width, cell, cell)
-        power += weight**2
-        weight *= roughness
+    grids = []
+    while len(grids) < octaves and (cell >= 1.0 or not grids):
+        grids.append((min(height, max(2, int(height / cell) + 2)), min(width, max(2, int(width / cell) + 2))))
         cell /= 2
-    return total / np.float32(np.sqrt(max(power, 1e-6)))
+    total, weight = np.zeros(grids[0], np.float32), 1.0
+    for grid in grids:  # each octave is added on the coarsest grid that can hold it; only the sum is enlarged
+        if total.shape != grid:
+            total = cv2.resize(total, grid[::-1], interpolation=cv2.INTER_CUBIC)
+        total += np.float32(weight) * rng.standard_normal(grid, dtype=np.float32)
+        weight *= roughness
+    total *= np.float32(np.sqrt((1 - roughness**2) / (1 - roughness ** (2 * len(grids)))))
+    return cv2.resize(total, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+_POOL = 768
+
+
+@lru_cache(maxsize=1)
+def _pool() -> np.ndarray:
+    """White noise to cut pieces from: drawing it afresh would cost more than anything else in a picture."""
+    return np.random.default_rng(20).standard_normal((_POOL, _POOL), dtype=np.float32)
 
 
 def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """White noise of one pixel. Returns (height, width) float32."""
-    return rng.standard_normal((height, width), dtype=np.float32)
+    if max(height, width) > _POOL - 128:
+        return rng.standard_normal((height, width), dtype=np.float32)
+    y, x = rng.integers(_POOL - height), rng.integers(_POOL - width)
+    return _pool()[y : y + height, x : x + width] * np.float32(rng.choice([-1, 1]))
 
 
 def _rotated(field: np.ndarray, height: int, width: int, angle: float) -> np.ndarray:
@@ -68,13 +85,13 @@ def wood_grain(rng: np.random.Generator, height: int, width: int, angle: float, 
 
 def weave(rng: np.random.Generator, height: int, width: int, angle: float, pitch: float) -> np.ndarray:
     """Plain-woven fabric with threads ``pitch`` pixels apart. Returns (height, width) float32."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    c, s = np.cos(angle), np.sin(angle)
-    u, v = (c * x + s * y) * (np.pi / pitch), (c * y - s * x) * (np.pi / pitch)
-    over = np.sin(u) * np.sin(v)
-    threads = np.where(over > 0, np.abs(np.sin(u)), np.abs(np.sin(v)))
-    field = (threads - 0.6) * 2.2 + 0.5 * value_noise(rng, height, width, pitch, pitch * 4)
-    return field.astype(np.float32)
+    side = int(np.ceil(np.hypot(height, width)))
+    wave = np.sin(np.arange(side, dtype=np.float32) * np.float32(np.pi / pitch))
+    size = np.abs(wave)
+    over = (wave[:, None] > 0) == (wave[None, :] > 0)
+    threads = np.where(over, size[None, :], size[:, None])
+    field = (threads - np.float32(0.6)) * np.float32(2.2) + np.float32(0.5) * value_noise(rng, side, side, pitch, pitch * 4)
+    return _rotated(field, height, width, angle)
 
 
 def pitted(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
@@ -86,9 +103,10 @@ def pitted(rng: np.random.Generator, height: int, width: int, cell: float) -> np
 
 def turned(rng: np.random.Generator, height: int, width: int, centre: tuple[float, float], pitch: float) -> np.ndarray:
     """Lathe marks: concentric rings about ``centre`` (x, y). Returns (height, width) float32."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    radius = cv2.magnitude(x - np.float32(centre[0]), y - np.float32(centre[1])) / np.float32(pitch)
-    profile = rng.standard_normal(4096).astype(np.float32)
+    x = np.arange(width, dtype=np.float32)[None, :] - np.float32(centre[0])
+    y = np.arange(height, dtype=np.float32)[:, None] - np.float32(centre[1])
+    radius = np.sqrt(x * x + y * y) / np.float32(pitch)
+    profile = rng.standard_normal(4096, dtype=np.float32)
     low = np.minimum(radius.astype(np.int32), 4094)
     part = radius - low
     return profile[low] * (1 - part) + profile[low + 1] * part
