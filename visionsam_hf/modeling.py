@@ -167,3 +167,10 @@ def save_model(model: SamModel, processor: SamProcessor, directory: str | os.Pat
     """Write a directory that `SamModel.from_pretrained` and `SamProcessor.from_pretrained` load."""
     model.save_pretrained(directory, safe_serialization=True)
     processor.save_pretrained(directory)
+
+
+def to_best_device(model: SamModel) -> SamModel:
+    """The model on this process's GPU when there is one, in evaluation mode."""
+    from accelerate import PartialState
+
+    return model.to(PartialState().device).eval()

@@ -1,0 +1,8 @@
+"""`python -m visionsam_hf` and `accelerate launch -m visionsam_hf`."""
+
+import sys
+
+from visionsam_hf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

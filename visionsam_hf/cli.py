@@ -1,0 +1,230 @@
+"""`visionsam`: parse, dispatch, and turn the user's mistakes into one line and exit code 2.
+
+Nothing here or in a stage module's top level imports torch: `--help` answers at once.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from visionsam_hf.config import build_settings, read_yaml
+from visionsam_hf.errors import UserError
+
+USAGE = """\
+usage: visionsam COMMAND ...
+
+  quickstart                        the whole of recipes/quickstart into outputs/quickstart
+  pipeline RECIPE_DIR               a recipe's stages in order, skipping what is done
+                                    [--only STAGE ...] [--set stage.key=value ...]
+  build SOURCE CONFIG               write a data set; SOURCE: {sources}
+  embed CONFIG                      encode a data set's images once
+  sft CONFIG                        supervised fine-tuning of SAM on masks
+  candidates CONFIG                 three masks a prompt from a model, to be ranked
+  annotate {verbs}
+                                    rank candidates; oracle: from the true masks
+  dpo CONFIG                        preference optimisation on ranked masks
+  evaluate CONFIG                   IoU, Dice, boundaries and calibration of a model
+  report CONFIG                     report.html and report.json from result files
+{extra}  predict --model M --image I (--box X1 Y1 X2 Y2 | --point X Y) --output DIR
+
+CONFIG is a YAML file; every key can be given as `--key value` too. `visionsam COMMAND --help` lists a command's keys.
+Exit codes: 0 done, 2 your input needs mending (one line says what), anything else is our bug."""
+
+# Command -> module under visionsam_hf.stages, and one line of help.
+STAGES = {
+    "embed": "embed",
+    "sft": "sft",
+    "candidates": "candidates",
+    "dpo": "dpo",
+    "evaluate": "evaluate",
+    "report": "report",
+    "predict": "predict",
+    "curate": "curate",
+    "inspect": "inspect",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"visionsam: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # `visionsam ... | head` is not a failure; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("visionsam_hf"))
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command in ("pipeline", "quickstart"):
+        from visionsam_hf import pipeline
+
+        return pipeline.main(command, rest)
+    if command in ("build", "annotate"):
+        return _dispatch_verb(command, rest)
+    if command not in STAGES:
+        raise UserError(f"no command '{command}'; {_nearest(command, [*STAGES, 'build', 'annotate', 'pipeline', 'quickstart'])}")
+    module = _stage_module(STAGES[command])
+    if _wants_help(rest):
+        print(_help(f"visionsam {command} CONFIG [--key value ...]", module.__doc__, help_classes(module)))
+        return 0
+    run_stage(command, rest)
+    return 0
+
+
+def _dispatch_verb(command: str, rest: list[str]) -> int:
+    """`build SOURCE ...` and `annotate VERB ...`: the second word chooses the settings."""
+    classes = verbs(command)
+    word = "SOURCE" if command == "build" else "VERB"
+    if not rest or rest[0] in ("-h", "--help"):
+        print(f"usage: visionsam {command} {word} [CONFIG] [--key value ...]\n\n{word}: {', '.join(classes)}")
+        return 0 if rest else 2
+    if rest[0] not in classes:
+        raise UserError(f"{command}: no {word.lower()} '{rest[0]}'; {_nearest(rest[0], list(classes))}")
+    if _wants_help(rest):
+        usage = f"visionsam {command} {rest[0]} [CONFIG] [--key value ...]"
+        print(_help(usage, classes[rest[0]].__doc__, (classes[rest[0]],)))
+        return 0
+    run_stage(f"{command} {rest[0]}", rest[1:])
+    return 0
+
+
+def verbs(command: str) -> dict[str, type]:
+    """The second words of `build` or `annotate`, and the settings dataclass of each."""
+    module = _stage_module(command)
+    if command == "build":
+        return dict(module.SETTINGS)
+    return {verb: settings for verb, (settings, _) in module.VERBS.items()}
+
+
+def run_stage(command: str, arguments: Sequence[str]) -> None:
+    """Parse a stage's `[CONFIG] [--key value ...]` and run it."""
+    execute(command, parse_stage(command, arguments))
+
+
+def parse_stage(command: str, arguments: Sequence[str], overrides: dict[str, Any] | None = None) -> Any:
+    """The settings of `command` ("sft", "build masks", ...) from its arguments; `overrides` win over the YAML."""
+    positional, options = split_arguments(arguments)
+    cls = settings_class(command)
+    names = [field.name for field in dataclasses.fields(cls)]
+    extra: dict[str, Any] = {}
+    if command == "annotate users":
+        for key in ("action", "name"):
+            if positional:
+                extra[key] = positional.pop(0)
+    if len(positional) > 1:
+        raise UserError(f"{command}: one CONFIG at a time, not {' '.join(positional)}; override keys with --key value")
+    values = read_yaml(positional[0]) if positional else {}
+    options = {key if key in names else key.replace("-", "_"): value for key, value in options.items()}
+    return build_settings(
+        cls, values, {**extra, **(overrides or {}), **options}, source=positional[0] if positional else command
+    )
+
+
+def settings_class(command: str) -> type:
+    """The settings dataclass of a command; that of a training stage needs torch."""
+    name, _, verb = command.partition(" ")
+    if verb:
+        return verbs(name)[verb]
+    module = _stage_module(STAGES[name])
+    if hasattr(module, "settings_class"):
+        return module.settings_class()
+    return help_classes(module)[0]
+
+
+def execute(command: str, settings: Any) -> None:
+    """Run a stage with its settings."""
+    name, _, verb = command.partition(" ")
+    module = _stage_module(name if verb else STAGES[name])
+    if name == "build":
+        module.run(verb, settings)
+    elif name == "annotate":
+        module.VERBS[verb][1](settings)
+    else:
+        module.run(settings)
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Positional words, and options: `--key value`, `--key=value`, `--key a b c` (a list) or a bare `--key` (true)."""
+    positional: list[str] = []
+    options: dict[str, Any] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            positional.append(word)
+            continue
+        key, equals, value = word[2:].partition("=")
+        if not key:
+            raise UserError("command line: '--' names no key; write --key value")
+        taken: list[str] = [value] if equals else []
+        while not equals and words and not words[0].startswith("--"):
+            taken.append(words.pop(0))
+        options[key] = True if not taken else taken[0] if len(taken) == 1 else taken
+    return positional, options
+
+
+def help_classes(module: Any) -> tuple[type, ...]:
+    """The dataclasses whose fields `--help` lists."""
+    if hasattr(module, "HELP"):
+        return module.HELP
+    return (next(value for name, value in vars(module).items() if name.endswith("Settings") and dataclasses.is_dataclass(value)),)
+
+
+def _stage_module(name: str) -> Any:
+    return importlib.import_module(f"visionsam_hf.stages.{name}")
+
+
+def _wants_help(arguments: Sequence[str]) -> bool:
+    return any(word in ("-h", "--help") for word in arguments)
+
+
+def _nearest(word: str, choices: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"choose {', '.join(choices)}"
+
+
+def _usage() -> str:
+    available = [name for name in ("curate", "inspect") if importlib.util.find_spec(f"visionsam_hf.stages.{name}")]
+    extra = {"curate": "  curate CONFIG                     pick images that show the anomaly clearly\n",
+             "inspect": "  inspect DIR                       counts, sizes and a picture page of a data set\n"}
+    return USAGE.format(
+        sources=" | ".join(verbs("build")), verbs=" | ".join(verbs("annotate")), extra="".join(extra[name] for name in available)
+    )
+
+
+def _help(usage: str, summary: str | None, classes: Sequence[type]) -> str:
+    lines = [f"usage: {usage}", "", (summary or "").strip().splitlines()[0].replace("`", ""), ""]
+    seen = set()
+    for cls in classes:
+        for field in dataclasses.fields(cls):
+            if field.name in seen:
+                continue
+            seen.add(field.name)
+            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+            shown = "required" if field.metadata.get("required") else f"default: {default}"
+            text = f"{field.metadata.get('help', '')} ({shown})"
+            lines.append(textwrap.fill(text, 118, initial_indent=f"  --{field.name:<28} ", subsequent_indent=" " * 33))
+    if any(cls.__name__ in ("SFTSettings", "DPOSettings") for cls in classes):
+        lines += ["", "Every field of transformers.TrainingArguments can be set too, e.g. max_steps, num_train_epochs,",
+                  "gradient_accumulation_steps, lr_scheduler_type, warmup_steps, bf16, save_steps, push_to_hub."]
+    return "\n".join(lines)
