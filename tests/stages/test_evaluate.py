@@ -59,7 +59,7 @@ def test_model_on_every_prompt_kind_and_batch(inputs, tmp_path):
     assert batched["overall"] == alone["overall"] and batched["per_category"] == alone["per_category"]
     # Masks are identical; the scores' last bits depend on the size of a matrix product.
     assert batched["calibration"]["mae"] == pytest.approx(alone["calibration"]["mae"], abs=1e-6)
-    streamed = settings(inputs, tmp_path / "streamed", streaming=True)
+    streamed = settings(inputs, tmp_path / "streamed", streaming=True, batch_size=1)
     run(streamed)
     assert read(tmp_path / "streamed") == read(tmp_path / "box")
     assert is_done("evaluate", streamed)
