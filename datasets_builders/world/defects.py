@@ -88,7 +88,7 @@ def fibre_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndar
 
 def _blob(rng: np.random.Generator, extent: float, *, aspect: float, rough: float, edge: float, cell: float = 0.35) -> np.ndarray:
     """A turned ellipse ``extent`` long whose outline is shaken by noise; ``edge`` is its softness as a share of the radius."""
-    angle, side = rng.uniform(0, np.pi), int(np.ceil(extent * (1 + 0.6 * rough))) + 5
+    angle, side = rng.uniform(0, np.pi), int(np.ceil(extent * (1 + 0.4 * rough + 0.5 * edge))) + 5
     c, s = np.cos(angle), np.sin(angle)
     x = np.arange(side, dtype=np.float32)[None, :] - side / 2
     y = np.arange(side, dtype=np.float32)[:, None] - side / 2
@@ -140,7 +140,7 @@ def _specks(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
 
 
 def dent_shape(rng, extent, unit):
-    return _blob(rng, extent, aspect=rng.uniform(0.4, 1), rough=rng.uniform(0, 0.4), edge=0.6)
+    return _blob(rng, extent, aspect=rng.uniform(0.4, 1), rough=rng.uniform(0, 0.5), edge=rng.uniform(1.0, 1.6))
 
 
 def stain_shape(rng, extent, unit):
@@ -301,17 +301,18 @@ class Kind:
     contrast: float  # typical contrast, times the contrast drawn from the settings
     darker: float  # how often the change is towards dark, when the surface allows either
     at_edge: bool = False  # sits on the border of the foreground
+    solid: bool = False  # light and shade cross zero inside it, which is still inside
 
 
 KINDS = {
     "scratch": Kind(scratch_shape, (scratch_look,), 1.9, 1.2, 0.4),
     "crack": Kind(crack_shape, (crack_look,), 1.7, 1.4, 0.85),
-    "dent": Kind(dent_shape, (dent_look,), 0.9, 1.0, 0.5),
+    "dent": Kind(dent_shape, (dent_look,), 1.1, 0.9, 0.5, solid=True),
     "stain": Kind(stain_shape, (stain_look, stain_look, transplant_look), 1.2, 0.9, 0.7),
     "hole": Kind(hole_shape, (hole_look,), 0.55, 1.7, 0.8),
-    "burr": Kind(burr_shape, (fracture_look,), 0.8, 1.3, 0.4, at_edge=True),
+    "burr": Kind(burr_shape, (fracture_look,), 1.5, 1.2, 0.5, at_edge=True),
     "fibre": Kind(fibre_shape, (fibre_look,), 1.3, 1.5, 0.4),
     "contamination": Kind(contamination_shape, (contamination_look,), 0.8, 1.4, 0.6),
-    "missing_part": Kind(_chip, (missing_look, fracture_look, transplant_look), 1.0, 1.6, 0.7, at_edge=True),
+    "missing_part": Kind(_chip, (missing_look, fracture_look, transplant_look), 1.7, 1.4, 0.75, at_edge=True),
     "discolouration": Kind(discolouration_shape, (discolouration_look,), 1.9, 0.7, 0.6),
 }

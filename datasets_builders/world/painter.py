@@ -98,9 +98,9 @@ def paint_on(
     taken = np.zeros(foreground.shape, bool)
     regions = []
     for _ in range(count):
-        for _ in range(6):  # a place may be too tight for the shape; try others
-            name = settings.defects[rng.integers(len(settings.defects))]
-            region = _paint_one(canvas, name, rng, settings, places, taken, light, grey)
+        name = settings.defects[rng.integers(len(settings.defects))]
+        for attempt in range(8):  # a place may be too tight for the shape: try others, then smaller ones
+            region = _paint_one(canvas, name, rng, settings, places, taken, light, grey, shrink=0.85**attempt)
             if region is not None:
                 regions.append(region)
                 break
@@ -135,6 +135,7 @@ def _paint_one(
     taken: np.ndarray,
     light: np.ndarray,
     grey: bool,
+    shrink: float,
 ) -> Region | None:
     """Paint one defect in place, or change nothing and return None where it does not fit."""
     kind = KINDS[name]
@@ -143,7 +144,7 @@ def _paint_one(
     unit = (longer / 256) ** 0.8  # fine lines grow a little slower than the image
     least = settings.min_area * (height * width) / 256**2
     extent = longer * _long_tailed(rng, settings.size, settings.size_spread, settings.size_range, kind.scale)
-    alpha = kind.shape(rng, max(extent, 2.5 * unit), unit)
+    alpha = kind.shape(rng, max(extent * shrink, 2.5 * unit), unit)
     y, x = places.draw(rng, at_edge=kind.at_edge and rng.random() < 0.85)
     h, w = alpha.shape
     top, left = y - h // 2, x - w // 2
@@ -156,7 +157,7 @@ def _paint_one(
         return None
     under = canvas[window].copy()
     brightness = float(under[alpha > 0.4].mean())
-    odds = np.clip(kind.darker + (brightness - 0.5) * 1.2, 0, 1) if 0.2 < brightness < 0.85 else float(brightness >= 0.85)
+    odds = np.clip(kind.darker + (brightness - 0.4) * 0.5, 0, 1) if 0.12 < brightness < 0.85 else float(brightness >= 0.85)
     sy, sx = (int(rng.integers(0, n - m + 1)) for n, m in ((height, y1 - y0), (width, x1 - x0)))
     elsewhere = canvas[sy : sy + y1 - y0, sx : sx + x1 - x0][:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
     surface = Surface(under, alpha, elsewhere, rng, light, bool(rng.random() < odds), grey, unit)
@@ -165,8 +166,12 @@ def _paint_one(
         change = np.repeat(change.mean(2, keepdims=True), 3, 2)
     change *= places.soft[window][..., None]
     wanted = _long_tailed(rng, settings.contrast, settings.contrast_spread, settings.contrast_range, kind.contrast)
+    wanted *= float(np.clip(0.4 + brightness, 0.5, 1.1))  # the same damage changes a dark surface less
+    wanted *= float(np.clip((0.08 * longer / extent) ** 0.35, 0.45, 1.2))  # and the eye needs less of it where it is large
+    wanted = max(wanted, settings.contrast_range[0])
     change = _scaled(change, under, alpha, wanted)
-    seen = cv2.blur(np.abs(change).max(2), (3, 3))
+    reach = max(3, min(alpha.shape) // 2 if kind.solid else 3)
+    seen = cv2.blur(np.abs(change).max(2), (reach, reach))
     mask = (alpha > 0.4) & (seen > 0.3 * wanted)
     if mask.sum() < max(least, 0.3 * (alpha > 0.4).sum()):
         return None

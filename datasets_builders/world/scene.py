@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def render_product(
         raise ValueError(f"category: {category!r} is not a product; choose from {', '.join(PRODUCTS)}")
     if size < _SMALLEST:
         raise ValueError(f"size: {size} is too small; give {_SMALLEST} pixels or more")
-    settings = PaintSettings(defects=tuple(DEFECTS if defects is None else defects), count=(1, 4), contrast=0.2)
+    settings = PaintSettings(defects=tuple(DEFECTS if defects is None else defects), count=(1, 4), contrast=0.25, contrast_range=(0.06, 0.6))
     kind = PRODUCTS.index(category)
     canvas = _product(category, size, _stream(seed, _PRODUCT, index, kind), None)
     found: tuple[Region, ...] = ()
@@ -112,23 +112,23 @@ def _damage(canvas: Canvas, category: str, size: int, settings: PaintSettings, r
     odds = 0.42 ** np.arange(settings.count[1])
     count = 1 + int(rng.choice(len(odds), p=odds / odds.sum()))
     least = settings.min_area * size**2 / 256**2
-    if rng.random() < share * 1.0 and canvas.slots:
+    if rng.random() < share and canvas.slots:
         for _ in range(3):  # a part outside the frame cannot be missed
             bare = _product(category, size, again(), int(rng.integers(canvas.slots)))
             if bare.lost is not None and bare.lost.sum() >= 2 * least:
                 canvas = bare
                 found.append(Region("missing_part", bare.lost))
                 break
-    names = others if found and others else settings.defects
+    names = others or settings.defects  # a chip at the edge stands in where no part could be taken out
     left = count - len(found)
     if left > 0:
         allowed = canvas.silhouette > 0.5
         if found:
             allowed &= ~found[0].mask
-        painted = PaintSettings(defects=names, contrast=settings.contrast, min_area=settings.min_area)
+        painted = replace(settings, defects=names)
         found += paint_on(canvas.image, rng=rng, settings=painted, foreground=allowed, light=canvas.light, count=left)
     if not found:  # nothing fitted: a small hole always does
-        small = PaintSettings(defects=settings.defects, size=0.03, size_range=(0.015, 0.1), contrast=0.25)
+        small = PaintSettings(defects=names, size=0.03, size_range=(0.015, 0.1), contrast=0.25)
         for _ in range(20):
             found += paint_on(canvas.image, rng=rng, settings=small, foreground=canvas.silhouette > 0.5, light=canvas.light, count=1)
             if found:
