@@ -300,19 +300,19 @@ class Kind:
     scale: float  # typical extent, times the extent drawn from the settings
     contrast: float  # typical contrast, times the contrast drawn from the settings
     darker: float  # how often the change is towards dark, when the surface allows either
-    at_edge: bool = False  # sits on the border of the foreground
+    at_edge: float = 0.0  # how often it sits on the border of the foreground
     solid: bool = False  # light and shade cross zero inside it, which is still inside
 
 
 KINDS = {
     "scratch": Kind(scratch_shape, (scratch_look,), 1.9, 1.2, 0.4),
-    "crack": Kind(crack_shape, (crack_look,), 1.7, 1.4, 0.85),
+    "crack": Kind(crack_shape, (crack_look,), 1.7, 1.4, 0.85, at_edge=0.3),
     "dent": Kind(dent_shape, (dent_look,), 1.1, 0.9, 0.5, solid=True),
     "stain": Kind(stain_shape, (stain_look, stain_look, transplant_look), 1.2, 0.9, 0.7),
     "hole": Kind(hole_shape, (hole_look,), 0.55, 1.7, 0.8),
-    "burr": Kind(burr_shape, (fracture_look,), 1.5, 1.2, 0.5, at_edge=True),
+    "burr": Kind(burr_shape, (fracture_look,), 1.5, 1.2, 0.5, at_edge=0.85),
     "fibre": Kind(fibre_shape, (fibre_look,), 1.3, 1.5, 0.4),
     "contamination": Kind(contamination_shape, (contamination_look,), 0.8, 1.4, 0.6),
-    "missing_part": Kind(_chip, (missing_look, fracture_look, transplant_look), 1.7, 1.4, 0.75, at_edge=True),
+    "missing_part": Kind(_chip, (missing_look, fracture_look, transplant_look), 1.7, 1.4, 0.75, at_edge=0.85),
     "discolouration": Kind(discolouration_shape, (discolouration_look,), 1.9, 0.7, 0.6),
 }

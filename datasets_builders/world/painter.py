@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from datasets_builders.world.defects import DEFECTS, KINDS, Surface
+from visionsam_hf.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class PaintSettings:
     def __post_init__(self) -> None:
         unknown = [name for name in self.defects if name not in KINDS]
         if unknown or not self.defects:
-            raise ValueError(f"defects: {unknown or 'an empty list'} is not a defect type; choose from {', '.join(DEFECTS)}")
+            raise UserError(f"defects: {unknown or 'an empty list'} is not a defect type; choose from {', '.join(DEFECTS)}")
         for name in ("size_range", "contrast_range", "count"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
-                raise ValueError(f"{name}: [{low}, {high}] is not a range; give the smaller number first")
+                raise UserError(f"{name}: [{low}, {high}] is not a range; give the smaller number first")
 
 
 def paint_defects(
@@ -145,14 +146,15 @@ def _paint_one(
     least = settings.min_area * (height * width) / 256**2
     extent = longer * _long_tailed(rng, settings.size, settings.size_spread, settings.size_range, kind.scale)
     alpha = kind.shape(rng, max(extent * shrink, 2.5 * unit), unit)
-    y, x = places.draw(rng, at_edge=kind.at_edge and rng.random() < 0.85)
+    at_edge = bool(rng.random() < kind.at_edge)
+    y, x = places.draw(rng, at_edge=at_edge)
     h, w = alpha.shape
     top, left = y - h // 2, x - w // 2
     y0, x0, y1, x1 = max(0, top), max(0, left), min(height, top + h), min(width, left + w)
     window = np.s_[y0:y1, x0:x1]
     whole = float((alpha > 0.4).sum())
     alpha = alpha[y0 - top : y1 - top, x0 - left : x1 - left] * places.soft[window]
-    keeps = 0.25 if kind.at_edge else 0.6
+    keeps = 0.25 if at_edge else 0.6
     if (alpha > 0.4).sum() < max(least, keeps * whole) or min(alpha.shape) < 3 or taken[window][alpha > 0.4].any():
         return None
     under = canvas[window].copy()

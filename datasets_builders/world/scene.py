@@ -15,6 +15,7 @@ from datasets_builders.world.defects import DEFECTS
 from datasets_builders.world.distractors import distract
 from datasets_builders.world.painter import PaintSettings, Region, paint_on
 from datasets_builders.world.shapes import draw_shapes
+from visionsam_hf.errors import UserError
 
 __all__ = ["DEFECTS", "PRODUCTS", "Region", "Scene", "render_product", "render_shapes"]
 
@@ -76,12 +77,12 @@ def render_product(
         defects: the types to draw from; None for all of DEFECTS.
 
     Raises:
-        ValueError: the category or a defect type is unknown, or the size is too small.
+        UserError: the category or a defect type is unknown, or the size is too small.
     """
     if category not in _DRAW:
-        raise ValueError(f"category: {category!r} is not a product; choose from {', '.join(PRODUCTS)}")
+        raise UserError(f"category: {category!r} is not a product; choose from {', '.join(PRODUCTS)}")
     if size < _SMALLEST:
-        raise ValueError(f"size: {size} is too small; give {_SMALLEST} pixels or more")
+        raise UserError(f"size: {size} is too small; give {_SMALLEST} pixels or more")
     settings = PaintSettings(defects=tuple(DEFECTS if defects is None else defects), count=(1, 4), contrast=0.25, contrast_range=(0.06, 0.6))
     kind = PRODUCTS.index(category)
     canvas = _product(category, size, _stream(seed, _PRODUCT, index, kind), None)
@@ -140,10 +141,10 @@ def render_shapes(*, size: int, seed: int, index: int) -> Scene:
     """Render generic objects, overlapping, on a textured background; ``objects`` holds what is visible of each.
 
     Raises:
-        ValueError: the size is too small.
+        UserError: the size is too small.
     """
     if size < _SMALLEST:
-        raise ValueError(f"size: {size} is too small; give {_SMALLEST} pixels or more")
+        raise UserError(f"size: {size} is too small; give {_SMALLEST} pixels or more")
     objects: list[tuple[str, np.ndarray]] = []
     canvas = Canvas(size, _stream(seed, _SHAPES, index))
     while not objects:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from datasets_builders.world.scene import DEFECTS, PRODUCTS, render_product, render_shapes
+from visionsam_hf.errors import UserError
 
 
 @pytest.mark.parametrize("category", PRODUCTS)
@@ -27,7 +28,7 @@ def test_same_seed_and_index_give_the_same_picture(category):
 
 
 def test_unknown_category_is_named():
-    with pytest.raises(ValueError, match="teapot"):
+    with pytest.raises(UserError, match="teapot"):
         render_product("teapot", size=64, seed=0, index=0)
 
 
