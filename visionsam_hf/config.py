@@ -14,6 +14,7 @@ import yaml
 from visionsam_hf.errors import UserError
 
 Settings = TypeVar("Settings")
+_SECRET = ("hub_token",)
 
 
 def setting(default: Any, help: str, *, required: bool = False, input: bool = False) -> Any:
@@ -150,4 +151,6 @@ def as_plain(settings: Any) -> dict[str, Any]:
             return value
         return str(getattr(value, "value", value))
 
-    return {field.name: plain(getattr(settings, field.name)) for field in dataclasses.fields(settings) if field.init}
+    # Nothing secret is ever written.
+    shown = (field for field in dataclasses.fields(settings) if field.init and field.name not in _SECRET)
+    return {field.name: plain(getattr(settings, field.name)) for field in shown}

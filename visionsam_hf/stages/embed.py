@@ -34,7 +34,7 @@ def run(settings: EmbedSettings) -> None:
         cache = EmbeddingCache(settings.embeddings, model, processor, dtype=settings.embedding_dtype)
         before, started, images = len(cache), time.perf_counter(), 0
         for split in settings.splits:
-            images += len(cache.add(load_split(settings.dataset, split, kind="images"), batch_size=settings.batch_size))
+            images += len(cache.add(load_split(settings.dataset, split, kind="segmentation"), batch_size=settings.batch_size))
         run.results.update(
             images=images, encoded=len(cache) - before, seconds=round(time.perf_counter() - started, 3),
             directory=str(cache.directory),

@@ -34,7 +34,7 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrai
         evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
         if trainer.is_world_process_zero():
             trainer.state.save_to_json(str(run.directory / "trainer_state.json"))
-            save_model(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, run.directory)
+            save_model(trainer.accelerator.unwrap_model(trainer.model), trainer.processor, run.directory)
             _clean(run.directory)
             run.results.update(
                 train_loss=result.training_loss,

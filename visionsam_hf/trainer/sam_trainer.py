@@ -51,12 +51,13 @@ class SamTrainer(Trainer):
         super().__init__(
             model=bind_predict_tokens(model),
             args=args,
-            processing_class=processing_class,
             data_collator=data_collator,
             train_dataset=train_samples,
             eval_dataset=eval_samples,
             **kwargs,
         )
+        # Not given to Trainer: it takes every processor for one with a tokenizer. `_save` writes it.
+        self.processor = processing_class
         # SamModel.forward has **kwargs, from which Trainer concludes that the model scales its own loss; it infers
         # label_names as ["input_labels"], which gives no evaluation loss.
         self.model_accepts_loss_kwargs = False
@@ -65,6 +66,10 @@ class SamTrainer(Trainer):
         self._sums["eval"] = defaultdict(lambda: [0.0, 0.0])
         if hasattr(train_samples, "set_epoch"):
             self.add_callback(_DrawPromptsAnew(train_samples))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        self.processor.save_pretrained(output_dir or self.args.output_dir)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
