@@ -224,7 +224,8 @@ def crack_look(s: Surface) -> np.ndarray:
 
 def dent_look(s: Surface) -> np.ndarray:
     sign = 1 if s.rng.random() < 0.75 else -1
-    lit = _relief(s, s.alpha, sign * 0.7)
+    smooth = cv2.GaussianBlur(s.alpha, (0, 0), max(0.7, s.rng.uniform(0.03, 0.1) * max(s.alpha.shape)))
+    lit = _relief(s, smooth, sign * 0.7)
     return lit * (1 + (-0.25 if s.darker else 0.2) * s.alpha * s.rng.uniform(0.2, 1))[..., None]
 
 

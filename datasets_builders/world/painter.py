@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from datasets_builders.world.defects import DEFECTS, KINDS, Surface
+from datasets_builders.world.expanses import EXPANSES
 from visionsam_hf.errors import UserError
 
 
@@ -36,7 +37,8 @@ class PaintSettings:
     contrast: float = 0.17
     contrast_spread: float = 0.5
     contrast_range: tuple[float, float] = (0.05, 0.6)
-    margin: float = 0.02  # without a foreground: keep this share of the shorter side free along the border
+    spread: float = 0.35  # how often a type that can do so spreads over the part (bands, broken corners) instead of being a spot
+    margin: float = 0.01  # without a foreground: keep this share of the shorter side free along the border
     min_area: float = 6.0  # smallest mask in pixels of a 256-pixel image; grows with the image's area
 
     def __post_init__(self) -> None:
@@ -116,6 +118,9 @@ class _Places:
         self.foreground = foreground.astype(np.uint8)
         self.soft = self.foreground.astype(np.float32)
         self.inside = np.flatnonzero(foreground)
+        if self.inside.size:
+            x, y, w, h = cv2.boundingRect(self.foreground)
+            self.box = (y, x, h, w)
         self.edge = np.flatnonzero(self.foreground - cv2.erode(self.foreground, np.ones((3, 3), np.uint8), borderValue=0))
 
     def draw(self, rng: np.random.Generator, *, at_edge: bool) -> tuple[int, int]:
@@ -125,6 +130,46 @@ class _Places:
 
 def _long_tailed(rng: np.random.Generator, typical: float, spread: float, limits: tuple[float, float], factor: float) -> float:
     return float(np.clip(typical * factor * rng.lognormal(0, spread), *limits))
+
+
+def _spot(
+    name: str, rng: np.random.Generator, settings: PaintSettings, places: _Places, shrink: float
+) -> tuple[np.ndarray, tuple[slice, slice], float] | None:
+    """A defect of limited size: its envelope within the image, the window it fills, its extent; None where it does not fit."""
+    kind = KINDS[name]
+    height, width = places.shape
+    unit = fine_unit(height, width)
+    extent = max(height, width) * _long_tailed(rng, settings.size, settings.size_spread, settings.size_range, kind.scale)
+    alpha = kind.shape(rng, max(extent * shrink, 2.5 * unit), unit)
+    at_edge = bool(rng.random() < kind.at_edge)
+    y, x = places.draw(rng, at_edge=at_edge)
+    h, w = alpha.shape
+    top, left = y - h // 2, x - w // 2
+    y0, x0, y1, x1 = max(0, top), max(0, left), min(height, top + h), min(width, left + w)
+    whole = float((alpha > 0.4).sum())
+    alpha = alpha[y0 - top : y1 - top, x0 - left : x1 - left] * places.soft[y0:y1, x0:x1]
+    if (alpha > 0.4).sum() < (0.25 if at_edge else 0.6) * whole:
+        return None
+    return alpha, np.s_[y0:y1, x0:x1], extent
+
+
+def _expanse(name: str, rng: np.random.Generator, places: _Places) -> tuple[np.ndarray, tuple[slice, slice], float] | None:
+    """A defect that spreads over the part: as ``_spot``; None where it covers nearly all of the part."""
+    outlines = EXPANSES[name][0]
+    y, x, h, w = places.box
+    window = np.s_[y : y + h, x : x + w]
+    alpha = outlines[rng.integers(len(outlines))](rng, h, w) * places.soft[window]
+    rows, columns = (np.flatnonzero((alpha > 0.02).any(axis)) for axis in (1, 0))
+    if not rows.size or (alpha > 0.4).sum() > 0.7 * places.inside.size:
+        return None
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    crop = np.ascontiguousarray(alpha[top:bottom, left:right])
+    return crop, np.s_[y + top : y + bottom, x + left : x + right], float(max(crop.shape))
+
+
+def fine_unit(height: int, width: int) -> float:
+    """Thickness in pixels of a fine line: 1 in a 256-pixel image, growing a little slower than the image."""
+    return float((max(height, width) / 256) ** 0.8)
 
 
 def _paint_one(
@@ -141,38 +186,35 @@ def _paint_one(
     """Paint one defect in place, or change nothing and return None where it does not fit."""
     kind = KINDS[name]
     height, width = places.shape
-    longer = max(height, width)
-    unit = (longer / 256) ** 0.8  # fine lines grow a little slower than the image
     least = settings.min_area * (height * width) / 256**2
-    extent = longer * _long_tailed(rng, settings.size, settings.size_spread, settings.size_range, kind.scale)
-    alpha = kind.shape(rng, max(extent * shrink, 2.5 * unit), unit)
-    at_edge = bool(rng.random() < kind.at_edge)
-    y, x = places.draw(rng, at_edge=at_edge)
-    h, w = alpha.shape
-    top, left = y - h // 2, x - w // 2
-    y0, x0, y1, x1 = max(0, top), max(0, left), min(height, top + h), min(width, left + w)
-    window = np.s_[y0:y1, x0:x1]
-    whole = float((alpha > 0.4).sum())
-    alpha = alpha[y0 - top : y1 - top, x0 - left : x1 - left] * places.soft[window]
-    keeps = 0.25 if at_edge else 0.6
-    if (alpha > 0.4).sum() < max(least, keeps * whole) or min(alpha.shape) < 3 or taken[window][alpha > 0.4].any():
+    looks, typical, solid = kind.looks, kind.contrast, kind.solid
+    if settings.spread > 0 and name in EXPANSES and rng.random() < settings.spread:
+        found = _expanse(name, rng, places)
+        looks, typical, solid = EXPANSES[name][1], EXPANSES[name][2], name != "crack"
+    else:
+        found = _spot(name, rng, settings, places, shrink)
+    if found is None:
+        return None
+    alpha, window, extent = found
+    if (alpha > 0.4).sum() < least or min(alpha.shape) < 3 or taken[window][alpha > 0.4].any():
         return None
     under = canvas[window].copy()
     brightness = float(under[alpha > 0.4].mean())
     odds = np.clip(kind.darker + (brightness - 0.4) * 0.5, 0, 1) if 0.12 < brightness < 0.85 else float(brightness >= 0.85)
-    sy, sx = (int(rng.integers(0, n - m + 1)) for n, m in ((height, y1 - y0), (width, x1 - x0)))
-    elsewhere = canvas[sy : sy + y1 - y0, sx : sx + x1 - x0][:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
-    surface = Surface(under, alpha, elsewhere, rng, light, bool(rng.random() < odds), grey, unit)
-    change = kind.looks[rng.integers(len(kind.looks))](surface) - under
+    h, w = alpha.shape
+    sy, sx = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+    elsewhere = canvas[sy : sy + h, sx : sx + w][:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
+    surface = Surface(under, alpha, elsewhere, rng, light, bool(rng.random() < odds), grey, fine_unit(height, width))
+    change = looks[rng.integers(len(looks))](surface) - under
     if grey:
         change = np.repeat(change.mean(2, keepdims=True), 3, 2)
     change *= places.soft[window][..., None]
-    wanted = _long_tailed(rng, settings.contrast, settings.contrast_spread, settings.contrast_range, kind.contrast)
+    wanted = _long_tailed(rng, settings.contrast, settings.contrast_spread, settings.contrast_range, typical)
     wanted *= float(np.clip(0.4 + brightness, 0.5, 1.1))  # the same damage changes a dark surface less
-    wanted *= float(np.clip((0.08 * longer / extent) ** 0.35, 0.45, 1.2))  # and the eye needs less of it where it is large
+    wanted *= float(np.clip((0.08 * max(height, width) / extent) ** 0.35, 0.45, 1.2))  # and the eye needs less of it where it is large
     wanted = max(wanted, settings.contrast_range[0])
     change = _scaled(change, under, alpha, wanted)
-    reach = max(3, min(alpha.shape) // 2 if kind.solid else 3)
+    reach = max(3, min(min(alpha.shape) // 2, 31)) if solid else 3
     seen = cv2.blur(np.abs(change).max(2), (reach, reach))
     mask = (alpha > 0.4) & (seen > 0.3 * wanted)
     if mask.sum() < max(least, 0.3 * (alpha > 0.4).sum()):

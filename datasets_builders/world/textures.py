@@ -108,5 +108,5 @@ def turned(rng: np.random.Generator, height: int, width: int, centre: tuple[floa
     radius = np.sqrt(x * x + y * y) / np.float32(pitch)
     profile = rng.standard_normal(4096, dtype=np.float32)
     low = np.minimum(radius.astype(np.int32), 4094)
-    part = radius - low
+    part = radius - low.astype(np.float32)
     return profile[low] * (1 - part) + profile[low + 1] * part
