@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from datasets_builders.lookalikes import group_lookalikes
 from datasets_builders.photographs import image_files, path_inside, read_mask, read_photograph
 from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark
+from datasets_builders.regions import mask_objects
 from datasets_builders.splitting import assign_splits
 from visionsam_hf.errors import UserError
-from visionsam_hf.schema import encode_mask, object_row
+from visionsam_hf.schema import encode_mask
 
 METADATA = "metadata.jsonl"
 
@@ -42,6 +43,7 @@ class MaskFolderConfig(PlannedConfig):
         validation, test: shares of the other images.
         group_pattern: a regular expression searched in each image's stem; its first group says which piece the image
             shows, and a piece never crosses splits. Empty: every image is its own piece.
+        group_similar: images that look alike (lookalikes.py) show one piece too; every image is read for it.
         mask_threshold: mask values above it are defect.
         objects: "components" makes each connected region an object, "image" the whole mask.
         min_area: regions of fewer pixels are dropped and counted.
@@ -54,6 +56,7 @@ class MaskFolderConfig(PlannedConfig):
     validation: float = 0.1
     test: float = 0.2
     group_pattern: str = ""
+    group_similar: bool = False
     mask_threshold: int = 127
     objects: str = "components"
     min_area: int = 10
@@ -128,7 +131,7 @@ class MaskFolder(PlannedBuilder):
         if problems and config.on_error == "stop":
             raise UserError(problems[0].message)
         splits = assign_splits(
-            [(pair.category, _piece(pair, config.group_pattern)) for pair in pairs],
+            list(zip((pair.category for pair in pairs), _pieces(pairs, config.group_pattern, config.group_similar))),
             heldout=config.heldout_categories,
             validation=config.validation,
             test=config.test,
@@ -155,48 +158,57 @@ class MaskFolder(PlannedBuilder):
         mask = np.zeros((height, width), bool)
         if record.mask is not None:
             mask = read_mask(record.mask, size=photograph.size, threshold=self.config.mask_threshold)
-        regions, dropped = self._regions(mask)
+        objects, union, dropped = mask_objects(
+            mask,
+            record.defect,
+            objects=self.config.objects,
+            min_area=self.config.min_area,
+            max_objects=self.config.max_objects,
+        )
         if dropped:
             remarks.append(Remark("dropped", record.image_id, "regions under min_area or over max_objects", dropped))
-        if not regions and not self.config.keep_good:
+        if not objects and not self.config.keep_good:
             return None, [Remark("skipped", record.image_id, f"{record.image}: a good image (keep_good is off)")]
         row = {
             "image": photograph.stored,
-            "mask": encode_mask(np.logical_or.reduce(regions) if regions else np.zeros_like(mask)),
+            "mask": encode_mask(union),
             "image_id": record.image_id,
             "source": self.config.root().name,
             "category": record.category,
-            "defective": bool(regions),
-            "objects": [object_row(region, record.defect) for region in regions],
+            "defective": bool(objects),
+            "objects": objects,
         }
         return row, remarks
 
-    def _regions(self, mask: np.ndarray) -> tuple[list[np.ndarray], int]:
-        if self.config.objects == "image":
-            enough = mask.sum() >= max(1, self.config.min_area)
-            return ([mask], 0) if enough else ([], int(mask.any()))
-        return connected_regions(mask, min_area=self.config.min_area, max_objects=self.config.max_objects)
+
+def _pieces(pairs: list[Pair], pattern: str, by_looks: bool) -> list[str]:
+    """Which piece each image shows; one that the pattern does not know, and that looks like no other, is its own."""
+    pieces = []
+    for pair in pairs:
+        match = re.search(pattern, pair.image.stem) if pattern else None
+        pieces.append(f"piece {match[1]}" if match and match[1] is not None else f"image {pair.image_id}")
+    if not by_looks:
+        return pieces
+    # Looks join what names have not: the smallest place among all images of the same name or the same looks.
+    groups = group_lookalikes(_content(pair.image) for pair in pairs)
+    joined = list(range(len(pairs)))
+    while True:
+        before = list(joined)
+        for keys in (pieces, groups):
+            lowest: dict[Any, int] = {}
+            for place, key in enumerate(keys):
+                lowest[key] = min(lowest.get(key, joined[place]), joined[place])
+            joined = [lowest[key] for key in keys]
+        if joined == before:
+            return [f"group {place}" for place in joined]
 
 
-def connected_regions(mask: np.ndarray, *, min_area: int, max_objects: int) -> tuple[list[np.ndarray], int]:
-    """The 8-connected regions of a (H, W) bool mask, in scan order, and how many were dropped.
-
-    Args:
-        mask: (H, W) bool.
-        min_area: regions of fewer pixels are dropped.
-        max_objects: of the rest, the largest are kept.
-    """
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    areas = statistics[1:, cv2.CC_STAT_AREA]
-    large = np.flatnonzero(areas >= max(1, min_area))
-    kept = np.sort(large[np.argsort(-areas[large], kind="stable")][:max_objects])
-    return [labels == label + 1 for label in kept], count - 1 - len(kept)
-
-
-def _piece(pair: Pair, pattern: str) -> str:
-    match = re.search(pattern, pair.image.stem) if pattern else None
-    # An image that the pattern does not know is its own piece.
-    return f"piece {match[1]}" if match and match[1] is not None else f"image {pair.image_id}"
+def _content(path: Path) -> bytes:
+    """An image's bytes; none for a bad one, which `row` complains about in its turn."""
+    try:
+        return read_photograph(path).stored["bytes"]
+    except UserError:
+        return b""
 
 
 def _stem(path: Path, root: Path) -> str:

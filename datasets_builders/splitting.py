@@ -26,7 +26,7 @@ def assign_splits(
     Args:
         images: (category, group) per image; images of one group show the same piece.
         heldout: categories whose images are all in `heldout`.
-        validation, test: shares of the other images, each in [0, 1).
+        validation, test: shares of the other images, in [0, 1] together.
         seed: of the draw.
 
     Returns:
@@ -34,15 +34,15 @@ def assign_splits(
         it would give that piece away.
 
     Raises:
-        UserError: a held-out category that no image has; nothing left to train on.
+        UserError: a held-out category that no image has; every category held out; impossible shares.
     """
     categories = {category for category, _ in images}
     for name in heldout:
         if name not in categories:
             known = ", ".join(sorted(categories)) or "none"
             raise UserError(f"heldout_categories: no image of category '{name}'; the categories are: {known}")
-    if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise UserError(f"validation, test: {validation} and {test} leave nothing to train on; keep their sum below 1")
+    if not (validation >= 0 and test >= 0 and validation + test <= 1):
+        raise UserError(f"validation, test: {validation} and {test} are not shares of the images; keep their sum <= 1")
     if images and categories <= set(heldout):
         raise UserError("heldout_categories: every category is held out; leave at least one to train on")
 

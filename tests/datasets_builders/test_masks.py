@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_builders.masks import MaskFolder, connected_regions
+from datasets_builders.masks import MaskFolder
+from datasets_builders.regions import mask_objects
 from visionsam_hf.errors import UserError
 from visionsam_hf.schema import decode_mask, decode_rle
 
@@ -114,8 +115,10 @@ def test_regions_touching_by_a_corner_are_one_and_small_ones_go():
     mask[0, 0] = mask[1, 1] = True
     mask[4:6, 4:8] = True
     mask[0, 7] = True
-    regions, dropped = connected_regions(mask, min_area=2, max_objects=9)
-    assert [int(region.sum()) for region in regions] == [2, 8] and dropped == 1
+    rows, union, dropped = mask_objects(mask, "x", objects="components", min_area=2, max_objects=9)
+    assert [row["area"] for row in rows] == [2, 8] and dropped == 1 and union.sum() == 10
+    rows, union, dropped = mask_objects(mask, "x", objects="components", min_area=0, max_objects=1)
+    assert [row["box"] for row in rows] == [[4, 4, 8, 6]] and dropped == 2 and union.sum() == 8
 
 
 def test_held_out_class_and_pieces_never_cross(tmp_path):
@@ -161,7 +164,7 @@ def test_wrong_settings_are_named(tmp_path):
         ({"on_error": "ignore"}, "on_error: 'ignore' is not a choice"),
         ({"heldout_categories": ["crack"]}, "no image of category 'crack'; the categories are: good, scratch"),
         ({"heldout_categories": ["good", "scratch"]}, "every category is held out"),
-        ({"test": 0.7, "validation": 0.3}, "leave nothing to train on"),
+        ({"test": 0.8, "validation": 0.3}, "are not shares of the images"),
     ]:
         with pytest.raises(UserError, match=".*") as caught:
             build(root, tmp_path / "cache", **settings)
@@ -171,3 +174,25 @@ def test_wrong_settings_are_named(tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="no image to build from"):
         build(tmp_path / "bare", tmp_path / "cache")
+
+
+def test_one_piece_taken_again_stays_in_one_split(tmp_path):
+    rng = np.random.default_rng(0)
+    root = tmp_path / "parts"
+    for piece in range(12):
+        surface = np.kron(rng.integers(60, 160, (8, 10)), np.ones((6, 6)))
+        for exposure in range(3):
+            path = root / "chip" / f"{piece}-{exposure}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((surface * (1 + 0.2 * exposure)).astype(np.uint8)).save(path, quality=95)
+            save_mask(path.with_suffix(".png"), (2, 2, 9, 9), size=(60, 48))
+    _, apart = build(root, tmp_path / "cache", test=0.5)
+    _, together = build(root, tmp_path / "cache", test=0.5, group_similar=True)
+    _, both = build(root, tmp_path / "cache", test=0.5, group_similar=True, group_pattern=r"^(\d)\d?-")
+
+    def shared(data, digits=None):
+        pieces = [{name.split("/")[1].split("-")[0][:digits] for name in data[split]["image_id"]} for split in data]
+        return pieces[0] & pieces[1]
+
+    assert shared(apart) and not shared(together) and not shared(both, digits=1)
+    assert len(together["train"]) == len(together["test"]) == 18

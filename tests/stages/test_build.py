@@ -90,3 +90,40 @@ def test_unknown_source_and_disagreement(tmp_path):
         run("synthetic", SETTINGS["synthetic"](output_dir=str(tmp_path / "data"), source="masks"))
     with pytest.raises(UserError, match="num_proc: 0"):
         synthetic(tmp_path / "data", num_proc=0)
+
+
+def test_look_alikes_across_splits_are_named(tmp_path, parts, caplog):
+    twins = [path.stem for path in sorted(parts.glob("*.jpg"))]  # four flat greys of nearly one brightness
+    build("masks", data_dir=str(parts.parent), output_dir=str(tmp_path / "data"), validation=0.0, test=0.5)
+    record = json.loads((tmp_path / "data/stage.json").read_text())
+    assert record["results"]["leaks"] == 4 and len(twins) == 4
+    assert "4 pairs of images in two splits look alike (train: chip/" in caplog.text
+    card = (tmp_path / "data/README.md").read_text()
+    assert "4 pairs. Scores on the second split are flattered by them." in card and "| similar |" in card
+    values = {"validation": 0.0, "test": 0.5, "group_similar": True}
+    build("masks", data_dir=str(parts.parent), output_dir=str(tmp_path / "data"), **values)
+    assert json.loads((tmp_path / "data/stage.json").read_text())["results"]["leaks"] == 0
+
+
+def test_vision_and_mvtec_ad_say_their_licences(tmp_path):
+    part = tmp_path / "VISION/Ring/train"
+    part.mkdir(parents=True)
+    Image.new("L", (24, 20)).save(part / "000000.jpg")
+    annotation = {"id": 1, "image_id": 0, "category_id": 0, "segmentation": [[1, 1, 9, 1, 9, 9]]}
+    content = {
+        "images": [{"id": 0, "file_name": "000000.jpg", "width": 24, "height": 20}],
+        "annotations": [annotation],
+        "categories": [{"id": 0, "name": "burr"}],
+    }
+    (part / "_annotations.coco.json").write_text(json.dumps(content))
+    build("vision", data_dir=str(tmp_path / "VISION"), output_dir=str(tmp_path / "vision"))
+    front, body = split_front((tmp_path / "vision/README.md").read_text())
+    assert front["license"] == "cc-by-nc-4.0" and "not redistributable" in body
+
+    for folder in ("test/hole", "ground_truth/hole"):
+        (tmp_path / "mvtec/grid" / folder).mkdir(parents=True)
+    Image.new("L", (24, 20), 90).save(tmp_path / "mvtec/grid/test/hole/000.png")
+    Image.new("L", (24, 20), 255).save(tmp_path / "mvtec/grid/ground_truth/hole/000_mask.png")
+    build("mvtec_ad", data_dir=str(tmp_path / "mvtec"), output_dir=str(tmp_path / "ad"))
+    front, body = split_front((tmp_path / "ad/README.md").read_text())
+    assert front["license"] == "cc-by-nc-sa-4.0" and "| `test` | 1 |" in body

@@ -6,14 +6,17 @@ import dataclasses
 import logging
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from visionsam_hf.config import as_plain, setting
 from visionsam_hf.errors import UserError
 from visionsam_hf.stage import stage_run
 
 if TYPE_CHECKING:
+    from datasets_builders.lookalikes import Leak
     from datasets_builders.planned import PlannedBuilder, Remark
 
 logger = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class MasksSettings(BuildSettings):
     validation: float = setting(0.1, "share of the other images for validation")
     test: float = setting(0.2, "share of the other images for test")
     group_pattern: str = setting("", "regular expression on the stem; its first group says which piece an image shows")
+    group_similar: bool = setting(False, "images that look alike show one piece: keep them in one split")
     mask_threshold: int = setting(127, "mask values above it are defect")
     objects: str = setting("components", "components: each connected region is an object; image: the whole mask is one")
     min_area: int = setting(10, "regions of fewer pixels are dropped and counted")
@@ -65,7 +69,38 @@ class MasksSettings(BuildSettings):
     keep_good: bool = setting(True, "keep images whose mask is empty")
 
 
-SETTINGS: dict[str, type[BuildSettings]] = {"synthetic": SyntheticSettings, "masks": MasksSettings}
+@dataclass
+class VisionSettings(BuildSettings):
+    """The VISION data set, from archives or unpacked folders."""
+
+    source: str = setting("vision", "this source")
+    data_dir: str = setting("", "folder with <Category>.tar.gz or <Category>/", required=True, input=True)
+    categories: list[str] = setting([], "categories to take (default: all that are there)")
+    heldout_categories: list[str] = setting([], "categories that go to the heldout split, whole")
+    validation: float = setting(0.1, "share of VISION's train images for validation; its val images are test")
+    license: str = setting("cc-by-nc-4.0", "licence of the images, as the Hub spells it")
+
+
+@dataclass
+class MVTecADSettings(MasksSettings):
+    """The MVTec AD data set."""
+
+    source: str = setting("mvtec_ad", "this source")
+    data_dir: str = setting("", "folder with the category folders", required=True, input=True)
+    categories: list[str] = setting([], "categories to take (default: all that are there)")
+    sample_per_category: int = setting(0, "that many defective images of each category, drawn by seed; 0: all")
+    validation: float = setting(0.0, "share of the defective images for validation")
+    test: float = setting(1.0, "share of the defective images for test")
+    keep_good: bool = setting(False, "add the good images, to train and test as MVTec AD has them")
+    license: str = setting("cc-by-nc-sa-4.0", "licence of the images, as the Hub spells it")
+
+
+SETTINGS: dict[str, type[BuildSettings]] = {
+    "synthetic": SyntheticSettings,
+    "masks": MasksSettings,
+    "vision": VisionSettings,
+    "mvtec_ad": MVTecADSettings,
+}
 
 
 def run(source: str, settings: BuildSettings) -> None:
@@ -97,9 +132,17 @@ def run(source: str, settings: BuildSettings) -> None:
                 raise UserError(f"build: every image was skipped; the first: {remarks[0].message}")
             splits = {name: rows_of(builder.as_dataset(name)) for name in filled}
             rows = write_splits(stage.directory, splits, features, card="")
-        write_card(stage.directory, _card(source, settings, remarks), features, rows)
+        leaks = _leaks(stage.directory, filled)
+        write_card(stage.directory, _card(source, settings, remarks, leaks), features, rows)
         counts = _counted(remarks)
-        stage.results.update(rows=rows, remarks=dict(counts))
+        stage.results.update(rows=rows, remarks=dict(counts), leaks=len(leaks))
+    if leaks:
+        pairs = "; ".join(f"{leak.first} = {leak.second}" for leak in leaks[:3])
+        logger.warning(
+            "%d pairs of images in two splits look alike (%s%s); %s/README.md lists them,"
+            " group_pattern or group_similar keeps them together",
+            *(len(leaks), pairs, "; ..." if len(leaks) > 3 else "", settings.output_dir),
+        )
     if counts["skipped"]:
         logger.warning("%d images were left out; %s/README.md says why", counts["skipped"], settings.output_dir)
 
@@ -107,6 +150,10 @@ def run(source: str, settings: BuildSettings) -> None:
 def _builder(source: str, settings: BuildSettings, cache: str) -> PlannedBuilder:
     if source == "synthetic":
         from datasets_builders.synthetic import Synthetic as Builder
+    elif source == "vision":
+        from datasets_builders.vision import Vision as Builder
+    elif source == "mvtec_ad":
+        from datasets_builders.mvtec_ad import MVTecAD as Builder
     else:
         from datasets_builders.masks import MaskFolder as Builder
     known = {field.name for field in dataclasses.fields(Builder.BUILDER_CONFIG_CLASS)}
@@ -118,16 +165,42 @@ _SUMMARIES = {
     "synthetic": "Parametric products with rendered defects; every mask is exact, because the renderer made it.",
     "painted": "Photographs of good parts with painted defects; every mask is exact, because the painter made it.",
     "masks": "Photographs with pixel masks, from a local folder.",
+    "vision": "The labelled images of VISION (VISION-Workshop/VISION-Datasets): industrial products with defects.",
+    "mvtec_ad": "Images of MVTec AD (MVTec Software GmbH): industrial products and textures with defects.",
+}
+
+_LICENCES = {
+    "vision": "Access to VISION is by request, and a secondary source names CC BY-NC 4.0: treat the images as not"
+    " redistributable, keep this data set private, and do not use it or what was trained on it commercially.",
+    "mvtec_ad": "MVTec AD is CC BY-NC-SA 4.0: name its authors, share under the same licence, not commercially. Cite"
+    " P. Bergmann, M. Fauser, D. Sattlegger, C. Steger, 'MVTec AD', CVPR 2019.",
 }
 
 
-def _card(source: str, settings: BuildSettings, remarks: list[Remark]) -> str:
+def _leaks(directory: Path, splits: list[str]) -> list[Leak]:
+    """Pairs across splits, read from what was written."""
+    if len(splits) < 2:
+        return []
+    from datasets_builders.lookalikes import find_leaks
+    from visionsam_hf.data import load_split, rows_of
+
+    def images(split: str) -> Iterator[tuple[str, bytes]]:
+        dataset = load_split(directory.absolute(), split, kind="segmentation", streaming=True)
+        for row in rows_of(dataset.select_columns(["image_id", "image"])):
+            yield row["image_id"], row["image"]["bytes"]
+
+    return find_leaks({split: images(split) for split in splits})
+
+
+def _card(source: str, settings: BuildSettings, remarks: list[Remark], leaks: list[Leak]) -> str:
     from visionsam_hf.cards import data_card, markdown_table
 
     painted = bool(getattr(settings, "background_dir", ""))
     kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir")
     shown = [(f"`{key}`", f"`{value}`") for key, value in as_plain(settings).items() if key not in kept_out]
-    sections = {"Left out, dropped or changed": _remarks_text(remarks)}
+    sections = {"Licence": _LICENCES[source]} if source in _LICENCES else {}
+    sections["Left out, dropped or changed"] = _remarks_text(remarks)
+    sections["Look-alikes across splits"] = _leaks_text(leaks)
     sections["Settings of the build"] = markdown_table(("setting", "value"), shown)
     # Rendered pixels belong to nobody else.
     is_rendered = source == "synthetic" and not painted
@@ -140,6 +213,16 @@ def _card(source: str, settings: BuildSettings, remarks: list[Remark]) -> str:
         creators=["machine-generated"] if source == "synthetic" else ["expert-generated"],
         sections=sections,
     )
+
+
+def _leaks_text(leaks: list[Leak], shown: int = 50) -> str:
+    if not leaks:
+        return "None found, by pixels and by a perceptual hash."
+    from visionsam_hf.cards import markdown_table
+
+    table = markdown_table(("pair", "", "how"), [(leak.first, leak.second, leak.kind) for leak in leaks[:shown]])
+    more = f"\n\n... and {len(leaks) - shown:,} more." if len(leaks) > shown else ""
+    return f"{len(leaks):,} pairs. Scores on the second split are flattered by them.\n\n{table}{more}"
 
 
 def _counted(remarks: list[Remark]) -> Counter[str]:
