@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionsam_hf.annotation.aggregate import aggregate, mean_ranks, plackett_luce
@@ -58,6 +58,7 @@ def test_a_candidate_that_always_wins_has_finite_worth():
     assert np.isfinite(plackett_luce([[1, 2, 3]] * 9)).all()
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.permutations([1, 2, 3]), min_size=1, max_size=6), st.permutations([0, 1, 2]))
 def test_renaming_candidates_renames_the_verdict(rankings, names):
     verdict = aggregate(rankings)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionsam_hf.annotation.ranking import dense, identical_groups, is_ranking, rank_scores, reverse
@@ -30,6 +30,7 @@ def test_what_is_a_ranking():
     assert dense([1.5, 3.0, 1.5]) == [1, 2, 1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_reversing_twice_is_nothing(scores):
     ranking = rank_scores(scores, 0.02)

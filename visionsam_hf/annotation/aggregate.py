@@ -39,9 +39,10 @@ def aggregate(rankings: Sequence[Sequence[int]]) -> Verdict:
     if not rankings:
         raise ValueError("no ranking to aggregate")
     means = mean_ranks(rankings)
-    worths = plackett_luce(rankings)
     # Rounded, so that sums in another order do not break a tie that is one.
-    keys = [(round(means[index], 9), -round(worths[index], 9), index) for index in range(len(means))]
+    rounded = [round(mean, 9) for mean in means]
+    worths = plackett_luce(rankings) if len(set(rounded)) < len(rounded) else means
+    keys = [(rounded[index], -round(worths[index], 9), index) for index in range(len(means))]
     order = sorted(range(len(means)), key=keys.__getitem__)
     return Verdict(order, means, means[order[-1]] - means[order[0]], len(rankings))
 
@@ -69,5 +70,7 @@ def plackett_luce(rankings: Sequence[Sequence[int]], prior: float = PRIOR) -> li
         denominators = np.zeros(count)
         for picked, remaining in choices:
             denominators += remaining * (picked / worths[remaining].sum())
-        worths = (wins + prior) / (denominators + prior)
+        before, worths = worths, (wins + prior) / (denominators + prior)
+        if np.allclose(before, worths, rtol=1e-12, atol=0):
+            break
     return (worths / worths.mean()).tolist()

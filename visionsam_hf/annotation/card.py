@@ -47,6 +47,85 @@ def oracle_card(candidates: str, settings: Mapping[str, Any], tallies: Mapping[s
     return data_card("preference", title="Oracle mask preferences", summary=summary, sections=sections)
 
 
+def human_card(candidates: str, figures: Mapping[str, Any], kind: str) -> str:
+    """The card of a data set exported from an annotation store.
+
+    Args:
+        candidates: where the candidate set came from.
+        figures: of `statistics.describe`.
+        kind: whose rankings decided: "human" or "oracle".
+    """
+    of = figures[kind]
+    who = "people" if kind == "human" else "simulated annotators"
+    summary = (
+        f"Candidate masks ranked by {of['annotators']} {who}, blind to scores and to each other, in an order drawn for each "
+        f"task and annotator. {of['rankings']} rankings of {of['tasks']} tasks."
+    )
+    sections = {
+        "How it was ranked": f"Candidate set: {_last_part(candidates)}.\n\n{RUBRIC}",
+        "Agreement": statistics_table(figures),
+        "Annotators": "Names are pseudonyms; who is behind them is not part of this data set.\n\n"
+        + annotator_table(of["per_annotator"]),
+    }
+    creators = ("expert-generated",) if kind == "human" else ("machine-generated",)
+    return data_card("preference", title="Mask preferences", summary=summary, creators=creators, sections=sections)
+
+
+def statistics_table(figures: Mapping[str, Any]) -> str:
+    """Markdown: every figure, people's and, apart from them, simulated annotators'."""
+    kinds = [kind for kind in ("human", "oracle") if figures[kind]["rankings"]]
+    rows = [[meaning, *(_figure(figures[kind], key) for kind in kinds)] for key, meaning in FIGURES.items()]
+    return markdown_table(["figure", *kinds], rows)
+
+
+def annotator_table(annotators: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: a line an annotator."""
+    rows = [
+        [name, of["rankings"], _cell(of["tau_others"]), _cell(of["gold_tau"]), _cell(of["repeats"]["tau"]), _cell(of["median_seconds"])]
+        for name, of in annotators.items()
+    ]
+    return markdown_table(["annotator", "rankings", "τ with the others", "τ on gold", "τ with themselves", "median s"], rows)
+
+
+FIGURES = {
+    "tasks": "tasks ranked",
+    "rankings": "rankings",
+    "annotators": "annotators",
+    "pairs": "pairs",
+    "dropped_ties": "tasks that tie from top to bottom, dropped",
+    "alpha": "Krippendorff's α, ordinal, a unit a candidate",
+    "alpha_95": "its bootstrap 95% interval, by task",
+    "tau": "Kendall's τ-b, mean over pairs of annotators",
+    "kappa_best": "Fleiss' κ on the best mask",
+    "exact_order": "pairs of annotators with the same order (chance: 1/6)",
+    "unanimous": "pairs that every annotator ranks that way",
+    "tie_rate": "rankings with a tie",
+    "unusable_rate": "rankings that call no mask usable",
+    "skip_rate": "skipped",
+    "flag_rate": "flagged",
+    "surplus": "answers beyond the wanted number, kept aside",
+    "repeats": "same order when a task came again (tasks)",
+    "gold_tau": "τ-b with the truth on hidden gold",
+    "position_p": "p that the best mask's pane is chance (χ²)",
+    "median_seconds": "median seconds a task",
+    "tau_score": "τ-b with the model's scores",
+    "tau_truth": "τ-b with the ranking by the truth",
+}
+
+
+def _figure(of: Mapping[str, Any], key: str) -> str:
+    value = of[key]
+    if key == "alpha_95":
+        return " to ".join(_cell(end) for end in value)
+    if key == "repeats":
+        return f"{_cell(value['same_order'])} ({value['count']})"
+    return _cell(value)
+
+
+def _last_part(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
 def tally_table(tallies: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: a line a figure, a column a split."""
     rows = [[meaning, *(_cell(tally.get(key)) for tally in tallies.values())] for key, meaning in _MEANINGS.items()]
@@ -54,7 +133,7 @@ def tally_table(tallies: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _settings_table(candidates: str, settings: Mapping[str, Any]) -> str:
-    rows = [["candidate set", candidates.rstrip("/").rsplit("/", 1)[-1]]]
+    rows = [["candidate set", _last_part(candidates)]]
     rows += [[key, settings[key]] for key in ("annotators", "noise", "flip_rate", "seed")]
     return markdown_table(["setting", "value"], rows)
 

@@ -1,0 +1,110 @@
+"""A filled store and a served page over small candidate sets."""
+
+import contextlib
+import importlib.util
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.annotation.candidate_sets import write_candidate_set
+
+needs_extra = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "fastapi", "uvicorn")),
+    reason="the extra [annotate] is not installed",
+)
+collect_ignore = (
+    []
+    if importlib.util.find_spec("sqlalchemy") and importlib.util.find_spec("fastapi")
+    else [f"test_{name}.py" for name in ("store", "archive", "server", "security", "page", "concurrency", "statistics", "users")]
+)
+
+
+@pytest.fixture(autouse=True)
+def own_secret(tmp_path, monkeypatch):
+    """No test touches the secret of this machine's user."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def make_store(tmp_path):
+    """make_store(count, ...) -> (Store, datasets): a new SQLite store with `count` tasks."""
+    from visionsam_hf.annotation.intake import take_in
+    from visionsam_hf.annotation.store import Store
+    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.stages.annotate import _load_candidates
+
+    made = []
+
+    def make(count=3, *, overlap=2, calibration=0, clock=time.time, url=None, name="store.sqlite", **options):
+        directory = write_candidate_set(tmp_path / f"candidates-{len(made)}", {"train": count}, **options)
+        datasets = _load_candidates(str(directory), [])
+        practice = None
+        if calibration:
+            where = write_candidate_set(tmp_path / "calibration", {"train": calibration})
+            practice = (str(where), _load_candidates(str(where), []))
+        engine = open_engine(url or str(tmp_path / name), create=True)
+        made.append(engine)
+        take_in(engine, str(directory), datasets, "fingerprint", overlap=overlap, calibration=practice)
+        return Store(engine, clock=clock), datasets
+
+    yield make
+    for engine in made:
+        engine.dispose()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """served(candidates, **settings) -> (address, token or None): the real server in a thread, stopped at the end."""
+    import uvicorn
+
+    from visionsam_hf.annotation.intake import take_in
+    from visionsam_hf.annotation.pictures import Pictures
+    from visionsam_hf.annotation.server import Page, make_app
+    from visionsam_hf.annotation.serving import admit, allowed_hosts, bind
+    from visionsam_hf.annotation.store import Store
+    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.users import read_secret
+    from visionsam_hf.stages.annotate import _load_candidates
+
+    with contextlib.ExitStack() as stack:
+
+        def serve(candidates, *, store=None, overlap=2, calibration=None, rubric="quick", gate=0.5, port=0):
+            datasets = _load_candidates(str(candidates), [])
+            practice = _load_candidates(str(calibration), []) if calibration else None
+            path = str(store or tmp_path / "served.sqlite")
+            engine = open_engine(path, create=True)
+            stack.callback(engine.dispose)
+            secret = read_secret()
+            token = admit(engine, secret, "127.0.0.1", path)
+            take_in(engine, str(candidates), datasets, "f", overlap=overlap, calibration=("c", practice) if practice else None)
+            listener = bind("127.0.0.1", port)
+            port = listener.getsockname()[1]
+            app = make_app(
+                Store(engine, gate=gate), Pictures(datasets, practice), secret, allowed_hosts("127.0.0.1", port), Page(rubric)
+            )
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+            thread.start()
+
+            def stop():
+                server.should_exit = True
+                thread.join(10)
+
+            stack.callback(stop)
+            while not server.started:
+                time.sleep(0.01)
+            serve.stop = stop
+            serve.engine = engine
+            return f"http://127.0.0.1:{port}", token
+
+        yield serve
+
+
+@pytest.fixture
+def free_port():
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

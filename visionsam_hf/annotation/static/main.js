@@ -1,0 +1,428 @@
+// The annotator's hands: keys and buttons to answers, tasks in and out. What is answered is kept before it is sent.
+
+import { get, post, LoggedOut } from "/static/network.js";
+import { Outbox } from "/static/outbox.js";
+import { Panes, prepare, prepareFeedback } from "/static/panes.js";
+import { Chooser } from "/static/chooser.js";
+import * as screens from "/static/screens.js";
+
+const $ = (selector) => document.querySelector(selector);
+const panes = new Panes();
+const queue = [];
+const HISTORY = "visionsam-history";
+
+let progress = null;
+let current = null;
+let chooser = null;
+let phase = "start"; // start, choose, rate, feedback, label, stopped
+let shownAt = 0;
+let ratings = [];
+let flickering = 0;
+let asking = null;
+
+const outbox = new Outbox({
+  onChange: (waiting, refused) => screens.saved(waiting, refused, outbox?.failed),
+  onReply: (reply) => receive(reply),
+  onLoggedOut: () => logIn(),
+});
+
+// ---- tasks in ----------------------------------------------------------------------------------------------------
+
+function receive(reply) {
+  progress = reply.progress;
+  showProgress();
+  const pending = outbox.pending();
+  const known = new Set([current?.id, ...queue.map((item) => item.id)]);
+  for (const task of reply.tasks) {
+    const isAnswered = pending.has(task.id) && pending.get(task.id) !== "undo";
+    if (known.has(task.id) || isAnswered) continue;
+    queue.push({ id: task.id, ready: load(task) });
+  }
+  if (phase === "start" || phase === "stopped") next();
+}
+
+/** Loads until it works: a picture that the network dropped must not cost the task. */
+async function load(task) {
+  for (let wait = 500; ; wait = Math.min(wait * 2, 15000)) {
+    try {
+      return await prepare(task);
+    } catch (error) {
+      if (error instanceof LoggedOut) logIn();
+      await new Promise((resolve) => setTimeout(resolve, wait));
+    }
+  }
+}
+
+async function fetchMore() {
+  if (asking) return asking;
+  asking = (async () => {
+    await outbox.flush();
+    receive(await post("/api/claim"));
+  })().catch((error) => {
+    if (error instanceof LoggedOut) logIn();
+    else setTimeout(() => { if (phase === "stopped") fetchMore(); }, 2000);
+  }).finally(() => { asking = null; });
+  return asking;
+}
+
+async function next() {
+  stopFlicker();
+  panes.feedback = null;
+  current = null;
+  if (!queue.length) return stop();
+  phase = "loading";
+  const item = queue.shift();
+  const task = await item.ready;
+  show(task);
+}
+
+function show(task) {
+  current = task;
+  chooser = new Chooser(task.twins);
+  ratings = [];
+  phase = "choose";
+  screens.work(task);
+  screens.clearUnder();
+  screens.criterion(null);
+  panes.show(task);
+  describe();
+  showProgress();
+  shownAt = performance.now();
+  requestAnimationFrame(() => setTimeout(() => dispatchEvent(new CustomEvent("visionsam:painted", { detail: task.id }))));
+}
+
+function stop() {
+  phase = "stopped";
+  if (!progress || outbox.entries.length) {
+    screens.message("Waiting for the server", "Your answers are kept in this browser and go out as soon as it is back.");
+    setTimeout(() => { if (phase === "stopped") fetchMore(); }, 1500);
+    return;
+  }
+  const { calibration } = progress;
+  if (calibration.tasks && calibration.done === calibration.tasks && !calibration.passed) {
+    screens.message(
+      "Once more, please",
+      `Your practice rankings agree with the truth by ${calibration.agreement.toFixed(2)}; work starts at ${calibration.gate.toFixed(2)}. Have a look at what makes a mask good (press ?), then try again.`,
+      { button: "Practise again", onPress: () => post("/api/calibration").then(fetchMore) },
+    );
+    return;
+  }
+  if (progress.done >= progress.wanted) {
+    screens.message("All done", `Every task has its rankings; ${progress.mine} are yours. Thank you.`);
+  } else {
+    screens.message("Nothing to do just now", "The remaining tasks are in other hands. This page looks again by itself.");
+    setTimeout(() => { if (phase === "stopped") fetchMore(); }, 5000);
+  }
+}
+
+// ---- answers out -------------------------------------------------------------------------------------------------
+
+function answer(kind, extra = {}) {
+  const task = current;
+  const seconds = Math.round((performance.now() - shownAt) / 10) / 100;
+  const event = { uuid: crypto.randomUUID(), assignment: task.id, kind, seconds: Math.min(seconds, 86400), ...extra };
+  if (kind === "undo") delete event.seconds;
+  return outbox.add(event);
+}
+
+async function submit() {
+  if (current.ratings.length && ratings.length < 12) {
+    phase = "rate";
+    screens.ratings(ratings, ratings.length);
+    return;
+  }
+  const task = current;
+  const [left, top] = task.offset;
+  const extra = {
+    ranking: chooser.ranking(),
+    unusable: chooser.unusable,
+    criterion: chooser.criterion,
+    regions: panes.regions.map((region) => ({ ...region, points: region.points.map(([x, y]) => [x + left, y + top]) })),
+  };
+  if (ratings.length === 12) extra.ratings = [0, 1, 2].map((pane) => ratings.slice(pane * 4, pane * 4 + 4));
+  remember(task);
+  const kept = answer("submit", extra);
+  if (task.calibration) return giveFeedback(task, kept);
+  next();
+}
+
+function leave(kind, extra) {
+  remember(current);
+  answer(kind, extra);
+  next();
+}
+
+async function giveFeedback(task, kept) {
+  phase = "loading";
+  screens.ask("Comparing with the truth …");
+  try {
+    await kept;
+    await outbox.flush();
+    panes.feedback = await prepareFeedback(task);
+  } catch {
+    return next();
+  }
+  phase = "feedback";
+  screens.feedback(panes.feedback);
+  panes.schedule();
+}
+
+function remember(task) {
+  const ids = JSON.parse(sessionStorage.getItem(HISTORY) || "[]").concat(task.id).slice(-100);
+  sessionStorage.setItem(HISTORY, JSON.stringify(ids));
+  recent.set(task.id, task);
+  if (recent.size > 12) recent.delete(recent.keys().next().value);
+}
+const recent = new Map();
+
+async function undo() {
+  if (phase === "rate") {
+    if (ratings.length) ratings.pop();
+    else { phase = "choose"; chooser.clear(); screens.clearUnder(); describe(); return; }
+    screens.ratings(ratings, ratings.length);
+    return;
+  }
+  if (current && chooser && chooser.best !== null && phase === "choose") {
+    chooser.clear();
+    describe();
+    return;
+  }
+  const ids = JSON.parse(sessionStorage.getItem(HISTORY) || "[]");
+  const id = ids.pop();
+  if (!id) return screens.ask("There is nothing to undo.");
+  sessionStorage.setItem(HISTORY, JSON.stringify(ids));
+  const unfinished = phase === "feedback" ? null : current;
+  phase = "loading";
+  const kept = recent.has(id) ? recent.get(id) : null;
+  current = { id };
+  answer("undo");
+  if (unfinished) queue.unshift({ id: unfinished.id, ready: Promise.resolve(unfinished) });
+  const task = kept || (await outbox.flush().then(() => get(`/api/task/${id}`)).then(load).catch(() => null));
+  // The server may have given the task back already.
+  const twin = queue.findIndex((item) => item.id === id);
+  if (twin >= 0) queue.splice(twin, 1);
+  if (task) show(task);
+  else next();
+}
+
+// ---- what is on the screen ---------------------------------------------------------------------------------------
+
+function describe() {
+  screens.verdicts(chooser.words(), current.twins);
+  screens.question(chooser);
+  screens.criterion(chooser.criterion);
+  screens.display(panes);
+}
+
+function showProgress() {
+  if (progress) screens.progress(progress, Boolean(current?.calibration));
+}
+
+function choose(act) {
+  act();
+  describe();
+  if (chooser.isComplete()) submit();
+}
+
+function startFlicker() {
+  if (flickering) return stopFlicker();
+  let pane = 0;
+  const step = () => {
+    document.querySelectorAll(".pane").forEach((one, index) => one.classList.toggle("shown", index === pane));
+    panes.draw();
+    pane = (pane + 1) % 3;
+  };
+  document.body.classList.add("flickering");
+  step();
+  flickering = setInterval(step, 450);
+}
+
+function stopFlicker() {
+  if (!flickering) return;
+  clearInterval(flickering);
+  flickering = 0;
+  document.body.classList.remove("flickering");
+  panes.draw();
+}
+
+function startLasso() {
+  document.body.classList.toggle("lasso");
+  if (!document.body.classList.contains("lasso")) { panes.closeLasso(null); return describe(); }
+  screens.ask("Drag a loop round the mistake", ["quiet", "Esc: never mind"]);
+}
+
+panes.onLasso = () => {
+  phase = "label";
+  screens.ask("What is it?", ["key", "M"], "missed", ["key", "E"], "extra", ["key", "R"], "ragged", ["key", "S"], "speckle");
+};
+
+function endLasso(label) {
+  panes.closeLasso(label);
+  document.body.classList.remove("lasso");
+  phase = "choose";
+  describe();
+}
+
+// ---- keys --------------------------------------------------------------------------------------------------------
+
+const LABELS = { m: "missed", e: "extra", r: "ragged", s: "speckle" };
+const WHY = { c: "coverage", b: "boundary", o: "over_under", n: "noise" };
+const ACTIONS = {
+  "=": () => choose(() => chooser.equal()),
+  "0": () => choose(() => chooser.none()),
+  s: () => leave("skip"),
+  "!": () => { $("#flag-dialog").showModal(); },
+  d: startLasso,
+};
+const DISPLAY = {
+  x: () => panes.toggleMode(),
+  "[": () => panes.strengthen(-0.1),
+  "]": () => panes.strengthen(0.1),
+  "+": () => panes.zoomBy(1.3),
+  "-": () => panes.zoomBy(1 / 1.3),
+  f: () => panes.fit(),
+};
+
+function press(key) {
+  const low = key.toLowerCase();
+  if (phase === "feedback" && [" ", "Enter"].includes(key)) { panes.feedback = null; return next(); }
+  if (low in DISPLAY && current?.photo) { DISPLAY[low](); return screens.display(panes); }
+  if (key === "Tab" && current?.photo) return startFlicker();
+  if (key === "Backspace" && phase !== "loading" && phase !== "label") return undo();
+  if (phase === "label") {
+    if (low in LABELS) endLasso(LABELS[low]);
+    else if (key === "Escape") endLasso(null);
+  } else if (phase === "rate") {
+    if (key >= "1" && key <= "5") {
+      ratings.push(Number(key));
+      if (ratings.length === 12) submit();
+      else screens.ratings(ratings, ratings.length);
+    }
+  } else if (phase === "choose") {
+    if (key >= "1" && key <= "3") choose(() => chooser.pick(Number(key) - 1));
+    else if (low in WHY) { chooser.decide(WHY[low]); describe(); }
+    else if (key in ACTIONS || low in ACTIONS) (ACTIONS[key] || ACTIONS[low])();
+    else if (key === "Escape") { stopFlicker(); if (document.body.classList.contains("lasso")) endLasso(null); }
+  }
+}
+
+const OURS = new Set([" ", "Tab", "Backspace", "=", "+", "-", "[", "]", "!", "'", "/"]);
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const inDialog = document.querySelector("dialog[open]");
+  if (inDialog) {
+    if (inDialog.id === "flag-dialog" && "123".includes(event.key)) inDialog.querySelectorAll("[data-flag]")[event.key - 1].click();
+    if (event.key === "?") inDialog.close();
+    return;
+  }
+  if (event.target.tagName === "INPUT") return;
+  if ($("#work").hidden) {
+    if (event.key === "?") showHelp();
+    if (event.key === "Backspace" && phase === "stopped") undo();
+    return;
+  }
+  const onButton = event.target.tagName === "BUTTON";
+  // With the focus on a button the keyboard works as on any page; Shift+Tab takes it there.
+  if (event.key === "Tab" && (event.shiftKey || onButton)) return;
+  if (onButton && [" ", "Enter"].includes(event.key)) return;
+  if (OURS.has(event.key)) event.preventDefault();
+  if (event.key === "?") return showHelp();
+  if (event.key === " " && phase !== "feedback") {
+    if (!event.repeat) { panes.hidden = true; panes.schedule(); }
+    return;
+  }
+  if (event.repeat && !(event.key in DISPLAY)) return;
+  press(event.key);
+});
+addEventListener("keyup", (event) => {
+  if (event.key === " ") { panes.hidden = false; panes.schedule(); }
+});
+addEventListener("blur", () => { panes.hidden = false; panes.schedule(); });
+
+function showHelp() {
+  stopFlicker();
+  $("#help").showModal();
+}
+
+const BUTTONS = { equal: "=", none: "0", flicker: "Tab", lasso: "d", undo: "Backspace", skip: "s", flag: "!", mode: "x" };
+document.querySelectorAll("[data-do]").forEach((button) => {
+  if (button.dataset.do === "hide") {
+    button.addEventListener("pointerdown", () => { panes.hidden = true; panes.schedule(); });
+    for (const end of ["pointerup", "pointerleave"]) button.addEventListener(end, () => { panes.hidden = false; panes.schedule(); });
+    return;
+  }
+  button.addEventListener("click", () => { press(BUTTONS[button.dataset.do]); release(button); });
+});
+document.querySelectorAll(".pick").forEach((button, pane) => button.addEventListener("click", () => {
+  if (phase === "choose") press(String(pane + 1));
+  release(button);
+}));
+document.querySelectorAll("[data-criterion]").forEach((button) => button.addEventListener("click", () => {
+  if (phase === "choose") { chooser.decide(button.dataset.criterion); describe(); }
+  release(button);
+}));
+// A mouse click must not leave the focus on the button, where Space would press it again.
+function release(button) {
+  if (!button.matches(":focus-visible")) $("#work").focus();
+}
+document.querySelectorAll("[data-flag]").forEach((button) => button.addEventListener("click", () => {
+  $("#flag-dialog").close();
+  if (phase === "choose") leave("flag", { reason: button.dataset.flag });
+}));
+$("#help-button").addEventListener("click", showHelp);
+$("#help-close").addEventListener("click", () => $("#help").close());
+$("#help").addEventListener("close", () => { if (!$("#work").hidden) $("#work").focus(); });
+
+// ---- coming in ---------------------------------------------------------------------------------------------------
+
+function logIn(error = "") {
+  phase = "login";
+  screens.message("Rank masks", "Log in with the token that you were given.", { login: true });
+  $("#login-error").textContent = error;
+}
+
+$("#login").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    await post("/api/session", { token: $("#token").value.trim() });
+    $("#token").value = "";
+    await start();
+  } catch (error) {
+    logIn(error instanceof LoggedOut ? "This token is not known." : error.message);
+  }
+});
+
+async function start() {
+  phase = "start";
+  try {
+    progress = await get("/api/progress");
+  } catch (error) {
+    if (error instanceof LoggedOut) return logIn();
+    screens.message("Waiting for the server", "It does not answer yet; this page tries again by itself.");
+    setTimeout(start, 2000);
+    return;
+  }
+  queue.length = 0;
+  current = null;
+  await outbox.open(progress.annotator);
+  phase = "stopped";
+  await fetchMore();
+}
+
+async function enter() {
+  // The token travels in the fragment, which browsers keep to themselves.
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) {
+    history.replaceState(null, "", "/");
+    try {
+      await post("/api/session", { token });
+    } catch (error) {
+      return logIn(error instanceof LoggedOut ? "This token is not known." : error.message);
+    }
+  }
+  await start();
+}
+
+setInterval(() => { if (current && document.visibilityState === "visible") post("/api/heartbeat").catch(() => {}); }, 120000);
+enter();
