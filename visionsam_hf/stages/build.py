@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from visionsam_hf.config import as_plain, setting
 from visionsam_hf.errors import UserError
@@ -30,6 +30,7 @@ class BuildSettings:
     seed: int = setting(0, "seed of every draw")
     on_error: str = setting("stop", "at bad input: stop, or skip it and count it in the card")
     num_proc: int = setting(1, "processes; the result is the same on any number")
+    curated: str = setting("", "manifest.csv of curate: the train split keeps only the images it keeps", input=True)
     title: str = setting("", "the card's heading (default: made from the source)")
     license: str = setting("unknown", "licence of the images, as the Hub spells it, e.g. cc-by-4.0")
 
@@ -131,6 +132,8 @@ def run(source: str, settings: BuildSettings) -> None:
             if not filled:
                 raise UserError(f"build: every image was skipped; the first: {remarks[0].message}")
             splits = {name: rows_of(builder.as_dataset(name)) for name in filled}
+            if settings.curated:
+                splits["train"] = _curated(settings.curated, builder)
             rows = write_splits(stage.directory, splits, features, card="")
         leaks = _leaks(stage.directory, filled)
         write_card(stage.directory, _card(source, settings, remarks, leaks), features, rows)
@@ -177,6 +180,20 @@ _LICENCES = {
 }
 
 
+def _curated(manifest: str, builder: PlannedBuilder) -> Iterator[dict[str, Any]]:
+    """The train rows that the manifest keeps. Held-out images are in another split, so it cannot ask for them."""
+    from visionsam_hf.curation import read_kept
+    from visionsam_hf.data import rows_of
+
+    wanted = set(read_kept(manifest))
+    size = getattr(builder.info.splits.get("train"), "num_examples", 0)
+    train = builder.as_dataset("train") if size else None
+    missing = sorted(wanted - set(train["image_id"] if train else []))
+    if missing:
+        raise UserError(f"{manifest}: keeps '{missing[0]}', which is no image of the train split; remove the line")
+    return (row for row in rows_of(train) if row["image_id"] in wanted)
+
+
 def _leaks(directory: Path, splits: list[str]) -> list[Leak]:
     """Pairs across splits, read from what was written."""
     if len(splits) < 2:
@@ -196,7 +213,7 @@ def _card(source: str, settings: BuildSettings, remarks: list[Remark], leaks: li
     from visionsam_hf.cards import data_card, markdown_table
 
     painted = bool(getattr(settings, "background_dir", ""))
-    kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir")
+    kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir", "curated")
     shown = [(f"`{key}`", f"`{value}`") for key, value in as_plain(settings).items() if key not in kept_out]
     sections = {"Licence": _LICENCES[source]} if source in _LICENCES else {}
     sections["Left out, dropped or changed"] = _remarks_text(remarks)
