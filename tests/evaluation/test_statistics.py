@@ -16,11 +16,11 @@ def clustered_draw(rng, images):
 @pytest.mark.parametrize("images", [25, 80])
 def test_interval_covers_the_true_mean_95_times_of_100(images):
     rng = np.random.default_rng(7)
-    trials, truth = 1200, 4 / 6
+    trials, truth = 800, 4 / 6
     covered = 0
     for trial in range(trials):
         values, clusters = clustered_draw(rng, images)
-        low, high = bootstrap_interval(values, clusters, resamples=400, seed=trial)
+        low, high = bootstrap_interval(values, clusters, resamples=300, seed=trial)
         covered += low <= truth <= high
     assert 0.93 <= covered / trials <= 0.97
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from visionsam_hf.metrics import exact_mean
+from visionsam_hf.evaluation.counts import exact_mean
 
 
 def calibration(scores: np.ndarray, ious: np.ndarray, *, bins: int = 10, good: float = 0.5) -> dict[str, object]:

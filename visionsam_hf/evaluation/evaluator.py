@@ -17,7 +17,7 @@ from visionsam_hf.evaluation.chunks import dataset_chunks
 from visionsam_hf.evaluation.cases import CASES, CaseThresholds, classify
 from visionsam_hf.evaluation.per_sample import SCHEMA, columns_of, score_prompt
 from visionsam_hf.evaluation.statistics import bootstrap_interval
-from visionsam_hf.metrics import COUNTS, METRICS, averages, exact_mean, metric_values
+from visionsam_hf.evaluation.counts import COUNTS, METRICS, averages, exact_mean, metric_values
 
 if TYPE_CHECKING:
     from transformers import SamModel, SamProcessor

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visionsam_hf.evaluation.appearance import defect_contrast, defect_size, defect_thickness
-from visionsam_hf.metrics import COUNTS, mask_counts
+from visionsam_hf.evaluation.counts import COUNTS, mask_counts
 from visionsam_hf.schema import encode_rle
 
 if TYPE_CHECKING:
@@ -118,6 +118,13 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
 
 def read_masks(path: Path, places: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Whole rows, masks still coded, by their place in the file."""
-    wanted = sorted(set(places))
-    table = pq.read_table(path).take(pa.array(wanted, pa.int64()))
-    return dict(zip(wanted, table.to_pylist()))
+    found, first = {}, 0
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            here = sorted(place for place in set(places) if first <= place < first + count)
+            if here:
+                rows = file.read_row_group(group).take(pa.array([place - first for place in here])).to_pylist()
+                found.update(zip(here, rows))
+            first += count
+    return found

@@ -1,0 +1,253 @@
+"""The report's rows of pictures, each chosen by a rule that stands above it."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from visionsam_hf.evaluation.cases import TITLES, CaseThresholds
+from visionsam_hf.evaluation.comparison import chosen_by_rule, shared_keys
+from visionsam_hf.evaluation.evaluator import prompt_cases
+from visionsam_hf.evaluation.pictures import read_photographs, thumbnail
+from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows
+from visionsam_hf.evaluation.counts import mask_counts, metric_values
+from visionsam_hf.schema import decode_mask, decode_rle
+
+_LOOKED_AT = 300  # rows of a candidate or preference set that the choice is made from
+_QUANTILES = (0.05, 0.3, 0.5, 0.7, 0.95)
+
+
+@dataclass
+class Cell:
+    """A picture with its caption; `best` marks it among its neighbours."""
+
+    picture: str
+    alt: str
+    title: str
+    note: str = ""
+    best: bool = False
+
+
+@dataclass
+class PictureRow:
+    """Pictures of one prompt."""
+
+    title: str
+    note: str
+    cells: list[Cell] = field(default_factory=list)
+
+
+def _iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    return float(metric_values(mask_counts(mask, truth))["iou"])
+
+
+def photograph_directory(run: Run, dataset: str) -> str | None:
+    """Where a run's photographs are: the data set it names, else the report's; None if neither is a directory here."""
+    return next((name for name in (run.metrics.get("dataset"), dataset) if name and Path(name).is_dir()), None)
+
+
+def stage_comparison(
+    results: Mapping[str, SplitResult], dataset: str, *, seed: int
+) -> list[PictureRow]:
+    """Photograph, truth and each system's mask for prompts chosen by the gain of the last over the first system."""
+    names, split_results = list(results), list(results.values())
+    keys = shared_keys(split_results)
+    directory = photograph_directory(split_results[0].runs[0], dataset)
+    if not keys or directory is None:
+        return []
+    gains = np.array([split_results[-1].values["iou"][key] - split_results[0].values["iou"][key] for key in keys])
+    chosen = chosen_by_rule(gains, keys, seed=seed)
+    photographs = read_photographs(directory, split_results[0].split, [keys[place][0] for _, place in chosen])
+    records = [result.runs[0].rows([result.places[keys[place]] for _, place in chosen]) for result in split_results]
+    rows = []
+    for rule, place in chosen:
+        key = keys[place]
+        image = photographs.get(key[0])
+        found = [record[result.places[key]] for record, result in zip(records, split_results)]
+        truth = decode_rle(found[0]["truth"])
+        if image is None or image.shape[:2] != truth.shape:
+            continue
+        row = PictureRow(
+            f"{rule}: {gains[place]:+.2f} IoU".replace("-", "−"), f"{found[0]['category']}, {found[0]['defect']} ({key[1]})"
+        )
+        row.cells += _prompt_cells(image, found[0]["box"], truth, found[0])
+        best = max(result.values["iou"][key] for result in split_results)
+        for name, record, result in zip(names, found, split_results):
+            token = _token(record, result.runs[0].metrics["selection"])
+            mask = decode_rle(record["masks"][token])
+            iou = _iou(mask, truth)
+            row.cells.append(
+                Cell(
+                    thumbnail(image, record["box"], marked=mask, truth=truth),
+                    f"{name}'s mask on the {record['defect']}, IoU {iou:.2f}",
+                    name,
+                    f"IoU {iou:.2f}",
+                    best=result.values["iou"][key] == best,
+                )
+            )
+        rows.append(row)
+    return rows
+
+
+def _prompt_cells(image: np.ndarray, box: Sequence[float], truth: np.ndarray, record: Mapping[str, Any]) -> list[Cell]:
+    what = f"{record['defect']} on {record['category']}" if record.get("defect") else str(record["category"])
+    return [
+        Cell(thumbnail(image, box, show_box=True), f"Photograph of a {what}, with the box", "Photograph", "with the prompt"),
+        Cell(thumbnail(image, box, truth=truth), f"True outline of the {what}", "Truth", f"{int(truth.sum()):,} pixels"),
+    ]
+
+
+def _token(record: Mapping[str, Any], selection: str) -> int:
+    if selection == "single":
+        return 0
+    truth = decode_rle(record["truth"])
+    by = record["scores"][1:] if selection == "score" else [_iou(decode_rle(code), truth) for code in record["masks"][1:]]
+    return 1 + int(np.argmax(by))
+
+
+def case_gallery(result: SplitResult, dataset: str) -> list[PictureRow]:
+    """One prompt for each failure case: the one with the median IoU, its three candidates with their scores."""
+    run = result.runs[0]
+    directory = photograph_directory(run, dataset)
+    if directory is None or not np.isfinite(run.columns["scores"]).all():
+        return []
+    thresholds = CaseThresholds(**run.metrics["cases"]["thresholds"])
+    cases, ious = prompt_cases(run.columns, thresholds), run.values["iou"]
+    places = {}
+    for case in TITLES:
+        inside = np.flatnonzero(cases == case)
+        if len(inside):
+            places[case] = int(inside[np.argsort(ious[inside], kind="stable")[len(inside) // 2]])
+    records = run.rows(list(places.values()))
+    photographs = read_photographs(directory, result.split, [record["row"] for record in records.values()])
+    rows = []
+    for case, place in places.items():
+        record, share = records[place], float((cases == case).mean())
+        image, truth = photographs.get(record["row"]), decode_rle(record["truth"])
+        if image is not None and image.shape[:2] == truth.shape:
+            note = f"{share:.0%} of the prompts; here {record['category']}, {record['defect']}"
+            row = PictureRow(TITLES[case], note, _prompt_cells(image, record["box"], truth, record))
+            masks, scores = [decode_rle(code) for code in record["masks"][1:]], record["scores"][1:]
+            row.cells += _candidate_cells(image, record["box"], truth, masks, scores)
+            rows.append(row)
+    return rows
+
+
+def _candidate_cells(
+    image: np.ndarray,
+    box: Sequence[float],
+    truth: np.ndarray | None,
+    masks: Sequence[np.ndarray],
+    scores: Sequence[float],
+    sources: Sequence[str] = (),
+) -> list[Cell]:
+    ious = [None if truth is None else _iou(mask, truth) for mask in masks]
+    cells = []
+    for index, (mask, score, iou) in enumerate(zip(masks, scores, ious)):
+        reached = "" if iou is None else f", IoU {iou:.2f}"
+        source = f" ({sources[index]})" if sources and sources[index] else ""
+        title = f"Candidate {index + 1}{source}"
+        picture = thumbnail(image, box, marked=mask, truth=truth)
+        cells.append(
+            Cell(
+                picture,
+                f"{title}: score {score:.2f}{reached}",
+                title,
+                f"score {score:.2f}{reached}",
+                best=iou is not None and iou == max(ious),
+            )
+        )
+    return cells
+
+
+def candidate_gallery(directory: str) -> list[PictureRow]:
+    """Photograph, truth and three candidates with their scores, for prompts from hard to easy."""
+    rows = sample_rows(directory, ("image_id", "category", "box", "truth", "candidates"), _LOOKED_AT)
+    ease = [_best_candidate(row) for row in rows]
+    picked = _spread(rows, ease)
+    photographs = read_photographs(directory, picked[0]["row"]["split"], [item["row"]["row"] for item in picked]) if picked else {}
+    gallery = []
+    for item in picked:
+        row = item["row"]
+        image = photographs.get(row["row"])
+        if image is None:
+            continue
+        truth = _stored_mask(row["truth"])
+        note = f"{row['image_id']}"
+        shown = PictureRow(f"Best candidate {item['value']:.2f} IoU" if truth is not None else row["image_id"], note)
+        if truth is not None:
+            shown.cells += _prompt_cells(image, row["box"], truth, {"category": "the product"})
+        else:
+            shown.cells.append(Cell(thumbnail(image, row["box"], show_box=True), "Photograph with the box", "Photograph"))
+        shown.cells += _candidate_cells(
+            image,
+            row["box"],
+            truth,
+            [decode_rle(candidate["rle"]) for candidate in row["candidates"]],
+            [candidate["score"] for candidate in row["candidates"]],
+            [candidate.get("source") or "" for candidate in row["candidates"]],
+        )
+        gallery.append(shown)
+    return gallery
+
+
+def _best_candidate(row: Mapping[str, Any]) -> float:
+    truth = _stored_mask(row["truth"])
+    if truth is None:
+        return max((candidate["score"] for candidate in row["candidates"]), default=0.0)
+    return max((_iou(decode_rle(candidate["rle"]), truth) for candidate in row["candidates"]), default=0.0)
+
+
+def _stored_mask(value: Mapping[str, Any] | None) -> np.ndarray | None:
+    if not value or not value.get("bytes"):
+        return None
+    with Image.open(io.BytesIO(value["bytes"])) as image:
+        return decode_mask(image)
+
+
+def _spread(rows: Sequence[dict[str, Any]], values: Sequence[float]) -> list[dict[str, Any]]:
+    """Rows at fixed quantiles of a value, lowest first, each image once."""
+    order = np.argsort(values, kind="stable")
+    picked, seen = [], set()
+    for quantile in _QUANTILES:
+        start = round(quantile * (len(order) - 1)) if len(order) else 0
+        for place in order[start:]:
+            if rows[place]["image_id"] not in seen:
+                seen.add(rows[place]["image_id"])
+                picked.append({"row": rows[place], "value": values[place]})
+                break
+    return picked
+
+
+def preference_gallery(directory: str) -> list[PictureRow]:
+    """What was chosen and what was rejected, for pairs from the closest to the clearest."""
+    rows = sample_rows(directory, ("image_id", "category", "box", "margin", "chosen", "rejected", "truth"), _LOOKED_AT)
+    picked = _spread(rows, [row["margin"] for row in rows])
+    photographs = read_photographs(directory, picked[0]["row"]["split"], [item["row"]["row"] for item in picked]) if picked else {}
+    gallery = []
+    for item in picked:
+        row = item["row"]
+        image = photographs.get(row["row"])
+        if image is None:
+            continue
+        truth = _stored_mask(row["truth"])
+        shown = PictureRow(f"Margin {item['value']:.2f}", row["image_id"])
+        shown.cells.append(Cell(thumbnail(image, row["box"], show_box=True), "Photograph with the box", "Photograph"))
+        for name in ("chosen", "rejected"):
+            mask = _stored_mask(row[name])
+            reached = f"IoU {_iou(mask, truth):.2f}" if truth is not None else ""
+            shown.cells.append(
+                Cell(
+                    thumbnail(image, row["box"], marked=mask, truth=truth),
+                    f"The {name} mask. {reached}".strip(),
+                    name.capitalize(),
+                    reached,
+                    best=name == "chosen",
+                )
+            )
+        gallery.append(shown)
+    return gallery
