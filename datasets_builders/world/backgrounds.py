@@ -25,7 +25,9 @@ def background(canvas: Canvas, *, busy: float = 0.35) -> None:
         case 4:
             canvas.backdrop(canvas.coloured((0.05, 0.05, 0.06), 0.15), 3 * large)
         case 5:
-            tone = canvas.coloured(((0.2, 0.4, 0.3), (0.45, 0.45, 0.42), (0.2, 0.3, 0.45), (0.6, 0.56, 0.5))[rng.integers(4)])
+            tone = canvas.coloured(
+                ((0.2, 0.4, 0.3), (0.45, 0.45, 0.42), (0.2, 0.3, 0.45), (0.6, 0.56, 0.5))[rng.integers(4)]
+            )
             canvas.backdrop(tone, large + 0.07 * textures.pitted(rng, n, n, rng.uniform(3, 10) * unit))
         case _:
             canvas.backdrop(canvas.coloured(rng.uniform(0.15, 0.8, 3)), 2 * large + 0.02 * textures.grain(rng, n, n))
@@ -49,5 +51,7 @@ def _litter(canvas: Canvas) -> None:
             along = rng.normal(0, 1, 2)
             along = along / np.linalg.norm(along) * n
             across = np.array([-along[1], along[0]]) * rng.uniform(0.004, 0.03)
-            patch = canvas.pixel_polygon(np.stack([at - along + across, at + along + across, at + along - across, at - along - across]))
+            patch = canvas.pixel_polygon(
+                np.stack([at - along + across, at + along + across, at + along - across, at - along - across])
+            )
             canvas.multiply(patch, rng.uniform(0.55, 1.35))

@@ -23,7 +23,11 @@ def photograph(image: np.ndarray, rng: np.random.Generator, *, focus: float = 0.
     angle, fall, vignette = rng.uniform(0, 2 * np.pi), abs(rng.normal(0, 0.14)), abs(rng.normal(0, 0.12))
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    light = 1 + np.float32(fall) * (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))) - np.float32(vignette) * (x * x + y * y) / 2
+    light = (
+        1
+        + np.float32(fall) * (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)))
+        - np.float32(vignette) * (x * x + y * y) / 2
+    )
     exposure = rng.uniform(0.85, 1.15)
     cast = exposure * (1 + rng.normal(0, 0.03, 3))
     blur = focus * rng.lognormal(0, 0.45) * unit

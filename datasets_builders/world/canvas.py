@@ -15,7 +15,7 @@ _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
 @dataclass(frozen=True)
 class Patch:
-    """Coverage of a drawn shape in a window of the canvas: ``alpha`` is (h, w) float32 in 0..1, its corner at (x, y)."""
+    """Coverage of a drawn shape in a window of the canvas: ``alpha`` (h, w) float32 in 0..1, its corner at (x, y)."""
 
     y: int
     x: int
@@ -60,7 +60,9 @@ class Canvas:
         self.missing = missing
         self.lost: np.ndarray | None = None
 
-    def place_product(self, *, scale: float, angle: float, tilt: float = 1.0, centre: tuple[float, float] = (0.5, 0.5)) -> None:
+    def place_product(
+        self, *, scale: float, angle: float, tilt: float = 1.0, centre: tuple[float, float] = (0.5, 0.5)
+    ) -> None:
         """Put local (0, 0) at ``centre`` (fractions of the canvas); ``scale`` 1 lets -1..1 fill the canvas."""
         c, s = np.cos(angle), np.sin(angle)
         self.matrix = np.array([[c, -s], [s, c]]) @ np.diag([1.0, tilt]) * (scale * self.size / 2)
@@ -110,7 +112,9 @@ class Canvas:
         bottom = min(max(int(y1 + pad) + 2, top + 1), self.size)
         return left, top, np.zeros((bottom - top, right - left), np.uint8)
 
-    def rectangle(self, x: float, y: float, width: float, height: float, *, corner: float = 0.0, angle: float = 0.0) -> Patch:
+    def rectangle(
+        self, x: float, y: float, width: float, height: float, *, corner: float = 0.0, angle: float = 0.0
+    ) -> Patch:
         return self.polygon(rectangle_points(x, y, width, height, corner=corner, angle=angle))
 
     def ellipse(self, x: float, y: float, rx: float, ry: float | None = None) -> Patch:
@@ -208,7 +212,9 @@ class Canvas:
         height = np.sqrt(np.clip(ramp * (2 - ramp), 0, 1))
         return height, slope * (1 - ramp)
 
-    def tube(self, points: np.ndarray, width: float, colour: Colour, texture: np.ndarray | float = 0.0, *, gloss: float = 0.3) -> Patch:
+    def tube(
+        self, points: np.ndarray, width: float, colour: Colour, texture: np.ndarray | float = 0.0, *, gloss: float = 0.3
+    ) -> Patch:
         """A round rod or wire along a polyline, shaded; returns its patch."""
         patch = self.stroke(points, width)
         height, slope = self.rounding(patch, width / 2)
@@ -243,10 +249,13 @@ class Canvas:
         mask[patch.window] = patch.alpha > 0.5
         return mask
 
-    def slot(self, kind: str, footprint: Patch, draw: Callable[[], None], *, empty: Callable[[], None] | None = None) -> None:
+    def slot(
+        self, kind: str, footprint: Patch, draw: Callable[[], None], *, empty: Callable[[], None] | None = None
+    ) -> None:
         """Draw a removable part with ``draw``, or leave it out where its number is ``missing`` and draw ``empty``.
 
-        The random numbers of the part are used up either way, so that nothing else in the picture changes.
+        The random numbers of the part are used up either way, so that nothing else in the picture changes; ``empty``
+        must not draw any.
         """
         number, self.slots = self.slots, self.slots + 1
         if number != self.missing:
@@ -257,9 +266,7 @@ class Canvas:
         draw()
         self.image = before
         if empty is not None:
-            state = self.rng.bit_generator.state
             empty()
-            self.rng.bit_generator.state = state
         self.lost = self.full(footprint)
 
 
@@ -280,7 +287,9 @@ def _circle(count: int) -> np.ndarray:
     return np.stack([np.cos(t), np.sin(t)], 1)
 
 
-def rectangle_points(x: float, y: float, width: float, height: float, *, corner: float = 0.0, angle: float = 0.0) -> np.ndarray:
+def rectangle_points(
+    x: float, y: float, width: float, height: float, *, corner: float = 0.0, angle: float = 0.0
+) -> np.ndarray:
     """Outline of a rectangle about (x, y) with rounded corners of radius ``corner``. Returns (N, 2)."""
     a, b = width / 2, height / 2
     if corner <= 0:
@@ -304,7 +313,9 @@ def ellipse_points(x: float, y: float, rx: float, ry: float | None = None, *, co
     return _circle(count) * (rx, rx if ry is None else ry) + (x, y)
 
 
-def blob_points(rng: np.random.Generator, x: float, y: float, radius: float, wobble: float, *, count: int = 64) -> np.ndarray:
+def blob_points(
+    rng: np.random.Generator, x: float, y: float, radius: float, wobble: float, *, count: int = 64
+) -> np.ndarray:
     """A closed smooth outline whose radius varies by about ``wobble``. Returns (count, 2)."""
     t = np.linspace(0, 2 * np.pi, count, endpoint=False)
     r = np.ones(count)

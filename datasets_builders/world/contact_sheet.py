@@ -1,6 +1,6 @@
 """Contact sheets: every product with its defects outlined, and every defect type painted on clean photographs.
 
-    python -m datasets_builders.world.contact_sheet docs/
+python -m datasets_builders.world.contact_sheet docs/
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _PAPER, _INK, _LINE = (255, 255, 255), (30, 30, 34), (255, 0, 200)
 _LABEL, _CAPTION = 120, 15  # width of the row labels, height of a caption line, pixels
 
 
-def world_sheet(*, columns: int = 8, cell: int = 150, seed: int = 1, categories: Sequence[str] = PRODUCTS) -> Image.Image:
+def world_sheet(
+    *, columns: int = 8, cell: int = 150, seed: int = 1, categories: Sequence[str] = PRODUCTS
+) -> Image.Image:
     """One row a product, ``columns`` defective samples of ``cell`` pixels each, defects outlined and named below."""
 
     def draw(row: int, column: int) -> tuple[np.ndarray, tuple[Region, ...]]:
@@ -49,7 +51,9 @@ def painted_sheet(*, pairs: int = 4, cell: int = 170, seed: int = 2, defects: Se
             category = PRODUCTS[(3 * row + 5 * sample) % len(PRODUCTS)]
             scene = render_product(category, size=_RENDERED, seed=seed, index=row, defective=False)
             image, foreground = scene.image, scene.objects[0].mask
-        settings = PaintSettings(defects=(defects[row],), count=(1, 2), size=0.1, contrast=0.22, spread=float(sample >= pairs / 2))
+        settings = PaintSettings(
+            defects=(defects[row],), count=(1, 2), size=0.1, contrast=0.22, expanse_share=float(sample >= pairs / 2)
+        )
         painted, regions = paint_defects(image, rng=rng, settings=settings, foreground=foreground)
         return painted, regions if column % 2 else ()
 

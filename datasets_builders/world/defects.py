@@ -34,7 +34,9 @@ def _drawn(paths: list[tuple[np.ndarray, np.ndarray]], unit: float) -> np.ndarra
     for points, widths in paths:
         fixed = np.round((points - low) * fine * 16).astype(int)
         for a, b, thick in zip(fixed[:-1], fixed[1:], widths):
-            cv2.line(buffer, tuple(map(int, a)), tuple(map(int, b)), 255, max(1, round(float(thick) * fine)), cv2.LINE_8, 4)
+            cv2.line(
+                buffer, tuple(map(int, a)), tuple(map(int, b)), 255, max(1, round(float(thick) * fine)), cv2.LINE_8, 4
+            )
     return cv2.resize(buffer, (int(width), int(height)), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
@@ -75,7 +77,10 @@ def crack_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndar
     paths = [(main, _taper(rng, len(main) - 1, width))]
     for _ in range(rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])):
         root = main[rng.integers(0, len(main))]
-        twig = _walk(rng, extent * rng.uniform(0.12, 0.4), max(1.5, min(4 * unit, extent / 8)), bend=0.15, jitter=0.5) + root
+        twig = (
+            _walk(rng, extent * rng.uniform(0.12, 0.4), max(1.5, min(4 * unit, extent / 8)), bend=0.15, jitter=0.5)
+            + root
+        )
         paths.append((twig, _taper(rng, len(twig) - 1, width * 0.7)))
     return _drawn(paths, unit)
 
@@ -86,8 +91,10 @@ def fibre_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndar
     return _drawn([(path, np.full(len(path) - 1, unit * rng.uniform(0.9, 2.2)))], unit)
 
 
-def _blob(rng: np.random.Generator, extent: float, *, aspect: float, rough: float, edge: float, cell: float = 0.35) -> np.ndarray:
-    """A turned ellipse ``extent`` long whose outline is shaken by noise; ``edge`` is its softness as a share of the radius."""
+def _blob(
+    rng: np.random.Generator, extent: float, *, aspect: float, rough: float, edge: float, cell: float = 0.35
+) -> np.ndarray:
+    """A turned ellipse ``extent`` long, its outline shaken by noise; ``edge``: softness as a share of the radius."""
     angle, side = rng.uniform(0, np.pi), int(np.ceil(extent * (1 + 0.4 * rough + 0.5 * edge))) + 5
     c, s = np.cos(angle), np.sin(angle)
     x = np.arange(side, dtype=np.float32)[None, :] - side / 2
@@ -135,7 +142,16 @@ def _specks(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
     for _ in range(int(rng.integers(4, 22))):
         x, y = np.clip(rng.normal(side / 2, extent / 5, 2), 3, side - 3)
         a, b = unit * rng.lognormal(0.1, 0.45, 2) * max(1.0, extent / (40 * unit)) ** 0.5
-        cv2.ellipse(buffer, (int(2 * x), int(2 * y)), (max(1, round(2 * a)), max(1, round(2 * b))), rng.uniform(0, 180), 0, 360, 255, -1)
+        cv2.ellipse(
+            buffer,
+            (int(2 * x), int(2 * y)),
+            (max(1, round(2 * a)), max(1, round(2 * b))),
+            rng.uniform(0, 180),
+            0,
+            360,
+            255,
+            -1,
+        )
     return cv2.resize(buffer, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
@@ -158,11 +174,17 @@ def contamination_shape(rng, extent, unit):
 
 
 def discolouration_shape(rng, extent, unit):
-    return _blob(rng, extent, aspect=rng.uniform(0.25, 1), rough=rng.uniform(0.1, 0.9), edge=rng.uniform(0.15, 0.8), cell=0.6)
+    return _blob(
+        rng, extent, aspect=rng.uniform(0.25, 1), rough=rng.uniform(0.1, 0.9), edge=rng.uniform(0.15, 0.8), cell=0.6
+    )
 
 
 def burr_shape(rng, extent, unit):
-    return _chip(rng, extent, unit) if rng.random() < 0.5 else _blob(rng, extent, aspect=rng.uniform(0.25, 0.7), rough=1.2, edge=0.1, cell=0.15)
+    return (
+        _chip(rng, extent, unit)
+        if rng.random() < 0.5
+        else _blob(rng, extent, aspect=rng.uniform(0.25, 0.7), rough=1.2, edge=0.1, cell=0.15)
+    )
 
 
 # looks: (Surface) -> the damaged surface, (h, w, 3)
@@ -201,7 +223,9 @@ def _gain(surface: Surface, strength: float = 0.5) -> np.ndarray:
 
 def _relief(surface: Surface, height: np.ndarray, strength: float) -> np.ndarray:
     """Light the envelope as a height field over the surface, keeping its texture."""
-    slope = cv2.Sobel(height, cv2.CV_32F, 1, 0) * surface.light[0] + cv2.Sobel(height, cv2.CV_32F, 0, 1) * surface.light[1]
+    slope = (
+        cv2.Sobel(height, cv2.CV_32F, 1, 0) * surface.light[0] + cv2.Sobel(height, cv2.CV_32F, 0, 1) * surface.light[1]
+    )
     peak = float(np.abs(slope).max()) + 1e-6
     return surface.under * (1 + strength * slope / peak)[..., None]
 
@@ -212,7 +236,9 @@ def _smeared(surface: Surface, sigma: float) -> np.ndarray:
 
 def scratch_look(s: Surface) -> np.ndarray:
     target = _mix(s, s.under * _gain(s, 0.6) + (0.0 if s.darker else 0.12))
-    shift = cv2.warpAffine(s.alpha, np.float32([[1, 0, s.unit * s.light[0]], [0, 1, s.unit * s.light[1]]]), s.alpha.shape[::-1])
+    shift = cv2.warpAffine(
+        s.alpha, np.float32([[1, 0, s.unit * s.light[0]], [0, 1, s.unit * s.light[1]]]), s.alpha.shape[::-1]
+    )
     lip = np.clip(shift - s.alpha, 0, 1) * s.rng.uniform(0, 0.5)  # the raised lip catches the opposite light
     return target * (1 + (lip if s.darker else -lip))[..., None]
 
@@ -254,7 +280,11 @@ def fracture_look(s: Surface) -> np.ndarray:
     rough = textures.fractal(s.rng, *s.alpha.shape, s.rng.uniform(4, 9) * s.unit, roughness=0.75)
     lit = rough - np.roll(rough, (1, 1), (0, 1))
     target = base * _gain(s, s.rng.uniform(0.3, 0.6)) * (1 + 0.14 * rough + 0.2 * lit)[..., None]
-    return _relief(Surface(_mix(s, target), s.alpha, s.elsewhere, s.rng, s.light, s.darker, s.grey, s.unit), -s.alpha, s.rng.uniform(0, 0.3))
+    return _relief(
+        Surface(_mix(s, target), s.alpha, s.elsewhere, s.rng, s.light, s.darker, s.grey, s.unit),
+        -s.alpha,
+        s.rng.uniform(0, 0.3),
+    )
 
 
 def transplant_look(s: Surface) -> np.ndarray:
@@ -281,7 +311,20 @@ def fibre_look(s: Surface) -> np.ndarray:
 def contamination_look(s: Surface) -> np.ndarray:
     tone = s.colour(0.05, 0.35, 0.35) if s.darker else s.colour(0.65, 0.95, 0.15)
     lumps = 1 + 0.2 * textures.fractal(s.rng, *s.alpha.shape, 3 * s.unit)
-    body = _relief(Surface(np.broadcast_to(tone * lumps[..., None], s.under.shape), s.alpha, s.elsewhere, s.rng, s.light, s.darker, s.grey, s.unit), -s.alpha, 0.35)
+    body = _relief(
+        Surface(
+            np.broadcast_to(tone * lumps[..., None], s.under.shape),
+            s.alpha,
+            s.elsewhere,
+            s.rng,
+            s.light,
+            s.darker,
+            s.grey,
+            s.unit,
+        ),
+        -s.alpha,
+        0.35,
+    )
     return _mix(s, body * 0.85 + s.under * 0.15)
 
 

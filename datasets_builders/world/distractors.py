@@ -31,7 +31,9 @@ def _reflection(canvas: Canvas, at: np.ndarray) -> None:
     if rng.random() < 0.5:
         patch = canvas.polygon(ellipse_points(*at, rng.uniform(0.02, 0.12), rng.uniform(0.02, 0.12)))
     else:
-        patch = canvas.rectangle(*at, rng.uniform(0.3, 1.0), rng.uniform(0.02, 0.08), corner=0.02, angle=rng.uniform(0, np.pi))
+        patch = canvas.rectangle(
+            *at, rng.uniform(0.3, 1.0), rng.uniform(0.02, 0.08), corner=0.02, angle=rng.uniform(0, np.pi)
+        )
     soft = canvas.blurred(patch, rng.uniform(1, 4) * canvas.unit)
     canvas.lay(_inside(canvas, soft), (1, 1, 1), opacity=rng.uniform(0.15, 0.6))
 
@@ -44,7 +46,10 @@ def _code(canvas: Canvas, at: np.ndarray) -> None:
     pattern = rng.random((cells, cells)) < 0.5
     pattern[0] = pattern[:, -1] = True
     span = cells * side
-    squares = [rectangle_points(*(at - span / 2 + place[::-1] * side), side * 0.98, side * 0.98) for place in np.argwhere(pattern)]
+    squares = [
+        rectangle_points(*(at - span / 2 + place[::-1] * side), side * 0.98, side * 0.98)
+        for place in np.argwhere(pattern)
+    ]
     canvas.lay(_inside(canvas, canvas.polygon(*squares)), (ink, ink, ink), opacity=0.7)
 
 

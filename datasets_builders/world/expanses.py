@@ -18,7 +18,7 @@ Look = Callable[[Surface], np.ndarray]
 
 
 def _frame(rng: np.random.Generator, height: int, width: int, *, lean: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates from a random side of the window: depth 0..1 away from it, place -1..1 along it; turned by about ``lean``."""
+    """Depth 0..1 away from a random side of the window and place -1..1 along it, turned by about ``lean`` radians."""
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :] + np.zeros((height, 1), np.float32)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] + np.zeros((1, width), np.float32)
     turn = np.float32(rng.integers(4) * np.pi / 2 + rng.normal(0, lean))
@@ -78,7 +78,9 @@ def patch(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     turn, aspect = rng.uniform(0, np.pi), rng.uniform(0.45, 1)
     u = np.float32(np.cos(turn)) * (x - cx) + np.float32(np.sin(turn)) * (y - cy)
     v = (np.float32(np.cos(turn)) * (y - cy) - np.float32(np.sin(turn)) * (x - cx)) / np.float32(aspect)
-    return _edge(np.float32(radius) - np.sqrt(u * u + v * v) + _shaken(rng, height, width), _softness(rng, height, width))
+    return _edge(
+        np.float32(radius) - np.sqrt(u * u + v * v) + _shaken(rng, height, width), _softness(rng, height, width)
+    )
 
 
 def corner(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -108,7 +110,7 @@ def fissure(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def uneven_look(s: Surface) -> np.ndarray:
-    """The same surface finished differently: lighter or darker, its marks stronger or weaker, fading away from the edge."""
+    """The same surface finished differently: lighter or darker, its marks stronger or weaker, in places less so."""
     base = cv2.GaussianBlur(s.under, (0, 0), max(2.0, 6 * s.unit), borderType=cv2.BORDER_REFLECT)
     marks = s.under - base
     gain = np.float32(1 + (-1 if s.darker else 1) * s.rng.uniform(0.08, 0.3))
@@ -129,7 +131,9 @@ def worn_look(s: Surface) -> np.ndarray:
     out = s.under + s.alpha[..., None] * (target - s.under)
     if s.rng.random() < 0.4:
         soft = cv2.GaussianBlur(s.alpha, (0, 0), 1.2 * s.unit)
-        rim = np.clip(soft * (1 - soft) * 4 - 0.2, 0, 1) * np.clip(textures.value_noise(s.rng, *s.alpha.shape, 12 * s.unit, 12 * s.unit), 0, 1)
+        rim = np.clip(soft * (1 - soft) * 4 - 0.2, 0, 1) * np.clip(
+            textures.value_noise(s.rng, *s.alpha.shape, 12 * s.unit, 12 * s.unit), 0, 1
+        )
         out = out * (1 + s.rng.choice([-0.3, 0.5]) * rim * (s.alpha > 0.2))[..., None]
     return out
 

@@ -15,7 +15,7 @@ from visionsam_hf.errors import UserError
 
 @dataclass(frozen=True)
 class Region:
-    """One thing with an exact mask: ``kind`` is a product, part, shape or defect type; ``mask`` (H, W) bool, never empty."""
+    """One thing with an exact mask, (H, W) bool and never empty; ``kind``: a product, part, shape or defect type."""
 
     kind: str
     mask: np.ndarray
@@ -26,7 +26,7 @@ class PaintSettings:
     """How many defects, of which types, how large and how strong.
 
     Sizes are fractions of the longer side of the image, contrasts are mean changes of brightness or colour (0 to 1).
-    Both are log-normal around their typical value and clipped to their range, so most are small and faint, a few large or strong.
+    Both are log-normal around their typical value and clipped to their range: most are small and faint, few large.
     """
 
     defects: Sequence[str] = DEFECTS
@@ -37,14 +37,16 @@ class PaintSettings:
     contrast: float = 0.17
     contrast_spread: float = 0.5
     contrast_range: tuple[float, float] = (0.05, 0.6)
-    spread: float = 0.35  # how often a type that can do so spreads over the part (bands, broken corners) instead of being a spot
+    expanse_share: float = 0.5  # how often a type that can spreads over the part (bands, broken corners), no spot
     margin: float = 0.01  # without a foreground: keep this share of the shorter side free along the border
     min_area: float = 6.0  # smallest mask in pixels of a 256-pixel image; grows with the image's area
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.defects if name not in KINDS]
         if unknown or not self.defects:
-            raise UserError(f"defects: {unknown or 'an empty list'} is not a defect type; choose from {', '.join(DEFECTS)}")
+            raise UserError(
+                f"defects: {unknown or 'an empty list'} is not a defect type; choose from {', '.join(DEFECTS)}"
+            )
         for name in ("size_range", "contrast_range", "count"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
@@ -121,25 +123,31 @@ class _Places:
         if self.inside.size:
             x, y, w, h = cv2.boundingRect(self.foreground)
             self.box = (y, x, h, w)
-        self.edge = np.flatnonzero(self.foreground - cv2.erode(self.foreground, np.ones((3, 3), np.uint8), borderValue=0))
+        self.edge = np.flatnonzero(
+            self.foreground - cv2.erode(self.foreground, np.ones((3, 3), np.uint8), borderValue=0)
+        )
 
     def draw(self, rng: np.random.Generator, *, at_edge: bool) -> tuple[int, int]:
         pool = self.edge if at_edge and self.edge.size else self.inside
         return divmod(int(pool[rng.integers(pool.size)]), self.shape[1])
 
 
-def _long_tailed(rng: np.random.Generator, typical: float, spread: float, limits: tuple[float, float], factor: float) -> float:
+def _long_tailed(
+    rng: np.random.Generator, typical: float, spread: float, limits: tuple[float, float], factor: float
+) -> float:
     return float(np.clip(typical * factor * rng.lognormal(0, spread), *limits))
 
 
 def _spot(
     name: str, rng: np.random.Generator, settings: PaintSettings, places: _Places, shrink: float
 ) -> tuple[np.ndarray, tuple[slice, slice], float] | None:
-    """A defect of limited size: its envelope within the image, the window it fills, its extent; None where it does not fit."""
+    """A defect of limited size: its envelope within the image, its window, its extent; None where it does not fit."""
     kind = KINDS[name]
     height, width = places.shape
     unit = fine_unit(height, width)
-    extent = max(height, width) * _long_tailed(rng, settings.size, settings.size_spread, settings.size_range, kind.scale)
+    extent = max(height, width) * _long_tailed(
+        rng, settings.size, settings.size_spread, settings.size_range, kind.scale
+    )
     alpha = kind.shape(rng, max(extent * shrink, 2.5 * unit), unit)
     at_edge = bool(rng.random() < kind.at_edge)
     y, x = places.draw(rng, at_edge=at_edge)
@@ -153,7 +161,9 @@ def _spot(
     return alpha, np.s_[y0:y1, x0:x1], extent
 
 
-def _expanse(name: str, rng: np.random.Generator, places: _Places) -> tuple[np.ndarray, tuple[slice, slice], float] | None:
+def _expanse(
+    name: str, rng: np.random.Generator, places: _Places
+) -> tuple[np.ndarray, tuple[slice, slice], float] | None:
     """A defect that spreads over the part: as ``_spot``; None where it covers nearly all of the part."""
     outlines = EXPANSES[name][0]
     y, x, h, w = places.box
@@ -188,7 +198,8 @@ def _paint_one(
     height, width = places.shape
     least = settings.min_area * (height * width) / 256**2
     looks, typical, solid = kind.looks, kind.contrast, kind.solid
-    if settings.spread > 0 and name in EXPANSES and rng.random() < settings.spread:
+    spreads = settings.expanse_share > 0 and name in EXPANSES and rng.random() < settings.expanse_share
+    if spreads:
         found = _expanse(name, rng, places)
         looks, typical, solid = EXPANSES[name][1], EXPANSES[name][2], name != "crack"
     else:
@@ -200,7 +211,9 @@ def _paint_one(
         return None
     under = canvas[window].copy()
     brightness = float(under[alpha > 0.4].mean())
-    odds = np.clip(kind.darker + (brightness - 0.4) * 0.5, 0, 1) if 0.12 < brightness < 0.85 else float(brightness >= 0.85)
+    odds = (
+        np.clip(kind.darker + (brightness - 0.4) * 0.5, 0, 1) if 0.12 < brightness < 0.85 else float(brightness >= 0.85)
+    )
     h, w = alpha.shape
     sy, sx = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
     elsewhere = canvas[sy : sy + h, sx : sx + w][:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
@@ -211,8 +224,12 @@ def _paint_one(
     change *= places.soft[window][..., None]
     wanted = _long_tailed(rng, settings.contrast, settings.contrast_spread, settings.contrast_range, typical)
     wanted *= float(np.clip(0.4 + brightness, 0.5, 1.1))  # the same damage changes a dark surface less
-    wanted *= float(np.clip((0.08 * max(height, width) / extent) ** 0.35, 0.45, 1.2))  # and the eye needs less of it where it is large
+    wanted *= float(
+        np.clip((0.08 * max(height, width) / extent) ** 0.35, 0.45, 1.2)
+    )  # and the eye needs less of it where it is large
     wanted = max(wanted, settings.contrast_range[0])
+    if spreads:  # a region must stand out from the texture that it lies on
+        wanted = max(wanted, min(0.4 * float(under[alpha > 0.4].std()), settings.contrast_range[1]))
     change = _scaled(change, under, alpha, wanted)
     reach = max(3, min(min(alpha.shape) // 2, 31)) if solid else 3
     seen = cv2.blur(np.abs(change).max(2), (reach, reach))
@@ -249,9 +266,18 @@ def estimate_foreground(image: np.ndarray) -> np.ndarray:
         (H, W) bool.
     """
     height, width = image.shape[:2]
-    lab = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), max(1.0, max(height, width) / 200)), cv2.COLOR_RGB2LAB).astype(np.float32)
+    lab = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), max(1.0, max(height, width) / 200)), cv2.COLOR_RGB2LAB).astype(
+        np.float32
+    )
     band = max(1, min(height, width) // 40)
-    border = np.concatenate([lab[:band].reshape(-1, 3), lab[-band:].reshape(-1, 3), lab[:, :band].reshape(-1, 3), lab[:, -band:].reshape(-1, 3)])
+    border = np.concatenate(
+        [
+            lab[:band].reshape(-1, 3),
+            lab[-band:].reshape(-1, 3),
+            lab[:, :band].reshape(-1, 3),
+            lab[:, -band:].reshape(-1, 3),
+        ]
+    )
     middle = np.median(border, 0)
     spread = np.median(np.abs(border - middle), 0) * 1.5 + 2
     distance = np.sqrt((((lab - middle) / spread) ** 2).mean(2))

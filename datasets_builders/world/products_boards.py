@@ -15,7 +15,9 @@ def _pads(canvas: Canvas, points: list[tuple[float, float]], width: float, heigh
     canvas.bevel(pads, 1, 1.2)
 
 
-def _chip(canvas: Canvas, x: float, y: float, width: float, height: float, texture: np.ndarray, *, pins: str = "sides") -> None:
+def _chip(
+    canvas: Canvas, x: float, y: float, width: float, height: float, texture: np.ndarray, *, pins: str = "sides"
+) -> None:
     """A black package with pins: a removable slot with its solder pads beneath."""
     rng = canvas.rng
     body = canvas.rectangle(x, y, width, height, corner=0.01)
@@ -40,7 +42,10 @@ def _chip(canvas: Canvas, x: float, y: float, width: float, height: float, textu
         for row in range(rows):
             top = y - 0.03 * rows + row * 0.07
             count = max(1, int(width / 0.06) - 2)
-            glyphs = [rng.integers(0, 3, (3, 2)) / 2 * (0.025, 0.04) + (x - width * 0.3 + k * 0.045, top) for k in range(count)]
+            glyphs = [
+                rng.integers(0, 3, (3, 2)) / 2 * (0.025, 0.04) + (x - width * 0.3 + k * 0.045, top)
+                for k in range(count)
+            ]
             canvas.lay(canvas.strokes(glyphs, 0.008), ink, opacity=0.55)
 
     canvas.slot("chip", body, package)
@@ -64,11 +69,15 @@ def _passive(canvas: Canvas, x: float, y: float, long: float, angle: float) -> N
     canvas.slot("passive", body, block)
 
 
-def _board(canvas: Canvas, tones: tuple, *, wide: tuple[float, float], corner: float) -> tuple[Patch, np.ndarray, np.ndarray]:
+def _board(
+    canvas: Canvas, tones: tuple, *, wide: tuple[float, float], corner: float
+) -> tuple[Patch, np.ndarray, np.ndarray]:
     """The bare board with copper fill and traces under its solder mask. Returns its patch, colour and fibre texture."""
     rng, n = canvas.rng, canvas.size
     tone = canvas.coloured(tones[rng.integers(len(tones))])
-    fibre = 0.035 * textures.weave(rng, n, n, canvas.angle, 2.4 * canvas.unit) + 0.03 * textures.fractal(rng, n, n, 40 * canvas.unit)
+    fibre = 0.035 * textures.weave(rng, n, n, canvas.angle, 2.4 * canvas.unit) + 0.03 * textures.fractal(
+        rng, n, n, 40 * canvas.unit
+    )
     board = canvas.rectangle(0, 0, *wide, corner=corner)
     canvas.shadow(board, 6)
     canvas.lay(canvas.body(board), tone, 1 + fibre[board.window])
@@ -97,8 +106,10 @@ def _board(canvas: Canvas, tones: tuple, *, wide: tuple[float, float], corner: f
     return board, tone, fibre
 
 
-def _free_places(rng: np.random.Generator, limits: tuple[float, float], taken: list, size: tuple[float, float], tries: int) -> list[tuple[float, float]]:
-    """Centres where a box of ``size`` fits beside everything in ``taken`` (x, y, w, h); each one found is added to it."""
+def _free_places(
+    rng: np.random.Generator, limits: tuple[float, float], taken: list, size: tuple[float, float], tries: int
+) -> list[tuple[float, float]]:
+    """Centres where a box of ``size`` fits beside all in ``taken`` (x, y, w, h); each one found is added to it."""
     found = []
     for _ in range(tries):
         x, y = rng.uniform((-limits[0], -limits[1]), limits)
@@ -111,7 +122,11 @@ def _free_places(rng: np.random.Generator, limits: tuple[float, float], taken: l
 def draw_pcb_1(canvas: Canvas) -> None:
     """A populated green board: chips, passives, a connector."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.9, 1.3), angle=rng.normal(0, 0.15) + np.pi / 2 * rng.integers(4), centre=tuple(rng.uniform(0.45, 0.55, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.9, 1.3),
+        angle=rng.normal(0, 0.15) + np.pi / 2 * rng.integers(4),
+        centre=tuple(rng.uniform(0.45, 0.55, 2)),
+    )
     wide = (1.8, rng.uniform(1.2, 1.7))
     _, tone, fibre = _board(canvas, ((0.06, 0.3, 0.16), (0.1, 0.36, 0.2), (0.04, 0.24, 0.18)), wide=wide, corner=0.05)
     taken = [(sx * 0.78, sy * (wide[1] / 2 - 0.12), 0.2, 0.2) for sx in (-1, 1) for sy in (-1, 1)]
@@ -119,7 +134,9 @@ def draw_pcb_1(canvas: Canvas) -> None:
     taken.append((0, y, 0.9, 0.26))
     header = canvas.rectangle(0, y, 0.8, 0.16, corner=0.02)
     canvas.shadow(header, 4)
-    canvas.lay(header, canvas.coloured((0.85, 0.84, 0.78) if rng.random() < 0.5 else (0.1, 0.1, 0.1)), 1 + fibre[header.window])
+    canvas.lay(
+        header, canvas.coloured((0.85, 0.84, 0.78) if rng.random() < 0.5 else (0.1, 0.1, 0.1)), 1 + fibre[header.window]
+    )
     canvas.bevel(header, 1.5, 1.2)
     canvas.part("connector", header)
     canvas.lay(canvas.polygon(*(rectangle_points(-0.33 + k * 0.094, y, 0.04, 0.05) for k in range(8))), _GOLD)
@@ -138,7 +155,12 @@ def draw_pcb_1(canvas: Canvas) -> None:
             canvas.shadow(can, 5)
             canvas.lay(can, (0.75, 0.76, 0.78), 1 + fibre[can.window])
             canvas.bevel(can, 1.5, 1.2)
-            canvas.lay(canvas.polygon(np.array([(x - 0.1, y - 0.04), (x + 0.1, y - 0.04), (x + 0.07, y - 0.085), (x - 0.07, y - 0.085)])), (0.1, 0.1, 0.12))
+            canvas.lay(
+                canvas.polygon(
+                    np.array([(x - 0.1, y - 0.04), (x + 0.1, y - 0.04), (x + 0.07, y - 0.085), (x - 0.07, y - 0.085)])
+                ),
+                (0.1, 0.1, 0.12),
+            )
 
         canvas.slot("can", can, round_can)
 
@@ -146,9 +168,15 @@ def draw_pcb_1(canvas: Canvas) -> None:
 def draw_pcb_2(canvas: Canvas) -> None:
     """A bare dark board close up: gold pads in rows, test points, silk-screen outlines, few parts."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(1.0, 1.5), angle=rng.normal(0, 0.1) + np.pi / 2 * rng.integers(4), centre=tuple(rng.uniform(0.4, 0.6, 2)))
+    canvas.place_product(
+        scale=rng.uniform(1.0, 1.5),
+        angle=rng.normal(0, 0.1) + np.pi / 2 * rng.integers(4),
+        centre=tuple(rng.uniform(0.4, 0.6, 2)),
+    )
     wide = (1.9, rng.uniform(1.5, 1.9))
-    _, tone, fibre = _board(canvas, ((0.07, 0.13, 0.36), (0.08, 0.08, 0.1), (0.4, 0.06, 0.08), (0.05, 0.1, 0.26)), wide=wide, corner=0.03)
+    _, tone, fibre = _board(
+        canvas, ((0.07, 0.13, 0.36), (0.08, 0.08, 0.1), (0.4, 0.06, 0.08), (0.05, 0.1, 0.26)), wide=wide, corner=0.03
+    )
     taken: list = []
     silk = (0.82, 0.82, 0.8)
     for x, y in _free_places(rng, (0.62, wide[1] / 2 - 0.3), taken, (0.5, 0.46), 12)[:4]:
@@ -178,7 +206,12 @@ def draw_console(canvas: Canvas) -> None:
     """A control panel: screen, keys with symbols, a knob and lamps on a moulded front."""
     rng = canvas.rng
     n = canvas.size
-    canvas.place_product(scale=rng.uniform(0.88, 1.15), angle=rng.normal(0, 0.2) + np.pi * rng.integers(2), tilt=rng.uniform(0.85, 1), centre=tuple(rng.uniform(0.45, 0.55, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.88, 1.15),
+        angle=rng.normal(0, 0.2) + np.pi * rng.integers(2),
+        tilt=rng.uniform(0.85, 1),
+        centre=tuple(rng.uniform(0.45, 0.55, 2)),
+    )
     tone = canvas.coloured(((0.2, 0.21, 0.23), (0.8, 0.8, 0.77), (0.5, 0.52, 0.55), (0.3, 0.34, 0.4))[rng.integers(4)])
     skin = 0.05 * textures.pitted(rng, n, n, 2.5 * canvas.unit) + 0.03 * textures.fractal(rng, n, n, 60 * canvas.unit)
     tall = rng.uniform(1.2, 1.6)
@@ -190,13 +223,18 @@ def draw_console(canvas: Canvas) -> None:
     high = tall * 0.36
     screen = canvas.rectangle(-0.22, -tall * 0.24, 1.15, high, corner=0.04)
     canvas.bevel(canvas.rectangle(-0.22, -tall * 0.24, 1.23, high + 0.08, corner=0.06), 2, 1.5, raised=False)
-    glow = canvas.coloured(((0.08, 0.2, 0.26), (0.05, 0.06, 0.07), (0.3, 0.42, 0.3), (0.1, 0.14, 0.34))[rng.integers(4)])
+    glow = canvas.coloured(
+        ((0.08, 0.2, 0.26), (0.05, 0.06, 0.07), (0.3, 0.42, 0.3), (0.1, 0.14, 0.34))[rng.integers(4)]
+    )
     u, v = canvas.coordinates(screen)
     canvas.lay(screen, glow, (1 + 0.25 * u - 0.3 * v).astype(np.float32))
     lit = np.clip(glow * 2.5 + 0.25, 0, 1)
     for row in range(3):
         top = -tall * 0.24 - high * 0.36 + row * high * 0.27
-        glyphs = [rng.integers(0, 3, (4, 2)) / 2 * (0.05, 0.08) + (-0.72 + k * 0.085, top) for k in range(int(rng.integers(3, 9)))]
+        glyphs = [
+            rng.integers(0, 3, (4, 2)) / 2 * (0.05, 0.08) + (-0.72 + k * 0.085, top)
+            for k in range(int(rng.integers(3, 9)))
+        ]
         canvas.lay(canvas.strokes(glyphs, 0.014), lit)
     canvas.part("screen", screen)
     gleam = canvas.polygon(np.array([(-0.1, -0.9), (0.12, -0.9), (-0.3, 0.9), (-0.52, 0.9)]))
@@ -231,7 +269,12 @@ def draw_console(canvas: Canvas) -> None:
     canvas.lay(top, (0.6, 0.6, 0.62), 1 + 0.5 * skin[top.window])
     canvas.bevel(top, 1.5, 1.0)
     turn = rng.uniform(0, 2 * np.pi)
-    canvas.lay(canvas.stroke(np.array([(0.62, tall * 0.22), (0.62 + 0.18 * np.cos(turn), tall * 0.22 + 0.18 * np.sin(turn))]), 0.03), (0.9, 0.3, 0.1))
+    canvas.lay(
+        canvas.stroke(
+            np.array([(0.62, tall * 0.22), (0.62 + 0.18 * np.cos(turn), tall * 0.22 + 0.18 * np.sin(turn))]), 0.03
+        ),
+        (0.9, 0.3, 0.1),
+    )
     canvas.part("knob", knob)
     for k in range(4):
         lamp = canvas.ellipse(0.62, -tall * 0.38 + k * 0.12, 0.035)
@@ -247,16 +290,26 @@ def draw_console(canvas: Canvas) -> None:
 def draw_electronics(canvas: Canvas) -> None:
     """A power module: heat sink fins, coil, terminal block, film capacitors on a pale board."""
     rng, n = canvas.rng, canvas.size
-    canvas.place_product(scale=rng.uniform(0.9, 1.2), angle=rng.normal(0, 0.2) + np.pi / 2 * rng.integers(4), centre=tuple(rng.uniform(0.45, 0.55, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.9, 1.2),
+        angle=rng.normal(0, 0.2) + np.pi / 2 * rng.integers(4),
+        centre=tuple(rng.uniform(0.45, 0.55, 2)),
+    )
     wide = (1.8, rng.uniform(1.3, 1.6))
-    _, tone, fibre = _board(canvas, ((0.6, 0.5, 0.3), (0.1, 0.26, 0.2), (0.16, 0.16, 0.17), (0.5, 0.36, 0.2)), wide=wide, corner=0.04)
+    _, tone, fibre = _board(
+        canvas, ((0.6, 0.5, 0.3), (0.1, 0.26, 0.2), (0.16, 0.16, 0.17), (0.5, 0.36, 0.2)), wide=wide, corner=0.04
+    )
     half = wide[1] / 2
     metal = 0.08 * textures.brushed(rng, n, n, canvas.angle + np.pi / 2, streak=30)
     sink = canvas.rectangle(-0.52, -half * 0.1, 0.6, half * 1.35, corner=0.02)
     canvas.shadow(sink, 7, strength=0.55)
     u, v = canvas.coordinates(sink)
     fins = np.cos(2 * np.pi * u / rng.uniform(0.085, 0.12))
-    canvas.lay(sink, canvas.coloured((0.62, 0.63, 0.65) if rng.random() < 0.6 else (0.13, 0.13, 0.14)), np.clip(0.75 + 0.6 * fins, 0.15, 1.3) * (1 + metal[sink.window]))
+    canvas.lay(
+        sink,
+        canvas.coloured((0.62, 0.63, 0.65) if rng.random() < 0.6 else (0.13, 0.13, 0.14)),
+        np.clip(0.75 + 0.6 * fins, 0.15, 1.3) * (1 + metal[sink.window]),
+    )
     canvas.bevel(sink, 2, 1.0)
     canvas.part("heat_sink", sink)
     cx, cy, r = 0.22, -half * 0.42, min(0.3, half * 0.42)
@@ -269,7 +322,9 @@ def draw_electronics(canvas: Canvas) -> None:
         angle = 2 * np.pi * k / turns * 0.9
         along = np.array([np.cos(angle), np.sin(angle)])
         across = np.array([-np.sin(angle), np.cos(angle)]) * 0.02
-        canvas.tube(np.stack([along * r * 0.36 + (cx, cy), along * r + across + (cx, cy)]), 0.055, (0.75, 0.4, 0.2), gloss=0.5)
+        canvas.tube(
+            np.stack([along * r * 0.36 + (cx, cy), along * r + across + (cx, cy)]), 0.055, (0.75, 0.4, 0.2), gloss=0.5
+        )
     shell = canvas.coloured(((0.1, 0.45, 0.25), (0.1, 0.25, 0.55), (0.13, 0.13, 0.13))[rng.integers(3)])
     count = int(rng.integers(3, 5))
     for k in range(count):
@@ -292,9 +347,15 @@ def draw_electronics(canvas: Canvas) -> None:
 
         def box(film=film, x=x, y=y):
             canvas.shadow(film, 4)
-            canvas.lay(film, canvas.coloured(((0.75, 0.6, 0.1), (0.6, 0.15, 0.1), (0.2, 0.35, 0.6))[rng.integers(3)]), 1 + fibre[film.window])
+            canvas.lay(
+                film,
+                canvas.coloured(((0.75, 0.6, 0.1), (0.6, 0.15, 0.1), (0.2, 0.35, 0.6))[rng.integers(3)]),
+                1 + fibre[film.window],
+            )
             canvas.bevel(film, 1.8, 1.3)
-            glyphs = [rng.integers(0, 3, (3, 2)) / 2 * (0.03, 0.05) + (x - 0.09 + k * 0.045, y - 0.02) for k in range(4)]
+            glyphs = [
+                rng.integers(0, 3, (3, 2)) / 2 * (0.03, 0.05) + (x - 0.09 + k * 0.045, y - 0.02) for k in range(4)
+            ]
             canvas.lay(canvas.strokes(glyphs, 0.01), (0.95, 0.95, 0.9), opacity=0.7)
 
         canvas.slot("film_capacitor", film, box)

@@ -5,7 +5,14 @@ import numpy as np
 from datasets_builders.world import textures
 from datasets_builders.world.canvas import Canvas, Patch, ellipse_points, smooth_path
 
-_WIRES = ((0.72, 0.1, 0.1), (0.12, 0.22, 0.65), (0.85, 0.72, 0.12), (0.16, 0.5, 0.2), (0.36, 0.22, 0.14), (0.85, 0.85, 0.82))
+_WIRES = (
+    (0.72, 0.1, 0.1),
+    (0.12, 0.22, 0.65),
+    (0.85, 0.72, 0.12),
+    (0.16, 0.5, 0.2),
+    (0.36, 0.22, 0.14),
+    (0.85, 0.85, 0.82),
+)
 _COPPER = (0.78, 0.47, 0.3)
 _STEEL = (0.62, 0.63, 0.65)
 
@@ -16,15 +23,21 @@ def _across(canvas: Canvas, patch: Patch, half: float) -> np.ndarray:
     v = np.clip(v / half, -1, 1)
     lit = 0.45 * float(np.sin(np.arctan2(canvas.light[1], canvas.light[0]) - canvas.angle))
     base = 0.3 + 0.7 * np.sqrt(1 - 0.97 * (v - lit * 0.3) ** 2 / (1 + abs(lit) * 0.3) ** 2)
-    return (base + 0.55 * np.exp(-(((v - lit) / 0.13) ** 2)) + 0.12 * np.exp(-(((v + 0.75 * np.sign(lit)) / 0.1) ** 2))).astype(np.float32)
+    return (
+        base + 0.55 * np.exp(-(((v - lit) / 0.13) ** 2)) + 0.12 * np.exp(-(((v + 0.75 * np.sign(lit)) / 0.1) ** 2))
+    ).astype(np.float32)
 
 
 def draw_cable(canvas: Canvas) -> None:
     """A jacketed cable whose stripped end fans out into insulated wires with bare copper tips."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.85, 1.15), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.42, 0.58, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.85, 1.15), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.42, 0.58, 2))
+    )
     n, width = canvas.size, rng.uniform(0.34, 0.5)
-    jacket = canvas.coloured(((0.1, 0.1, 0.11), (0.55, 0.55, 0.56), (0.8, 0.42, 0.1), (0.88, 0.88, 0.85))[rng.integers(4)])
+    jacket = canvas.coloured(
+        ((0.1, 0.1, 0.11), (0.55, 0.55, 0.56), (0.8, 0.42, 0.1), (0.88, 0.88, 0.85))[rng.integers(4)]
+    )
     rubber = 0.05 * textures.grain(rng, n, n) + 0.05 * textures.fractal(rng, n, n, 16 * canvas.unit)
     twist = 0.1 * textures.brushed(rng, n, n, canvas.angle + 0.7, streak=6)
     bend = rng.uniform(-0.3, 0.3)
@@ -66,10 +79,14 @@ def draw_cable(canvas: Canvas) -> None:
 def draw_capacitor(canvas: Canvas) -> None:
     """An electrolytic capacitor on its side: sleeve with a polarity stripe, crimped bottom, two leads."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.75, 1.05), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.75, 1.05), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2))
+    )
     n, half = canvas.size, rng.uniform(0.36, 0.5)
     left, right = -rng.uniform(0.75, 0.9), rng.uniform(0.25, 0.4)
-    sleeve = canvas.coloured(((0.09, 0.1, 0.14), (0.1, 0.16, 0.42), (0.12, 0.3, 0.24), (0.36, 0.14, 0.1), (0.3, 0.22, 0.4))[rng.integers(5)])
+    sleeve = canvas.coloured(
+        ((0.09, 0.1, 0.14), (0.1, 0.16, 0.42), (0.12, 0.3, 0.24), (0.36, 0.14, 0.1), (0.3, 0.22, 0.4))[rng.integers(5)]
+    )
     film = 0.04 * textures.fractal(rng, n, n, 10 * canvas.unit) + 0.03 * textures.grain(rng, n, n)
     metal = 0.08 * textures.brushed(rng, n, n, canvas.angle + np.pi / 2)
     for sign, length in ((-1, rng.uniform(0.5, 0.65)), (1, rng.uniform(0.6, 0.85))):
@@ -90,7 +107,12 @@ def draw_capacitor(canvas: Canvas) -> None:
     canvas.lay(can, sleeve, shade * (1 + film[can.window]))
     canvas.part("sleeve", can)
     groove = right - rng.uniform(0.1, 0.16)
-    canvas.multiply(can, (1 - 0.5 * np.exp(-(((u - groove) / 0.03) ** 2)) + 0.4 * np.exp(-(((u - groove - 0.05) / 0.02) ** 2))).astype(np.float32))
+    canvas.multiply(
+        can,
+        (1 - 0.5 * np.exp(-(((u - groove) / 0.03) ** 2)) + 0.4 * np.exp(-(((u - groove - 0.05) / 0.02) ** 2))).astype(
+            np.float32
+        ),
+    )
     top = canvas.rectangle(left + 0.045, 0, 0.09, 2 * half * 0.97, corner=0.05)
     canvas.lay(top, (0.75, 0.76, 0.78), _across(canvas, top, half) * (1 + metal[top.window]))
     canvas.part("vent", top)
@@ -110,14 +132,18 @@ def _print_rows(canvas: Canvas, x: float, y: float, ink: np.ndarray, *, rows: in
     for row in range(rows):
         top = y + row * height * 1.7
         count = int(rng.integers(4, 9))
-        glyphs = [rng.integers(0, 3, (4, 2)) / 2 * (height * 0.6, height) + (x + k * height * 0.95, top) for k in range(count)]
+        glyphs = [
+            rng.integers(0, 3, (4, 2)) / 2 * (height * 0.6, height) + (x + k * height * 0.95, top) for k in range(count)
+        ]
         canvas.lay(canvas.strokes(glyphs, height * 0.18), ink, opacity=0.8)
 
 
 def draw_cylinder(canvas: Canvas) -> None:
     """A turned steel cylinder seen obliquely: its end face, ring grooves, a bore and a set screw."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.75, 1.1), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.75, 1.1), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2))
+    )
     n, half = canvas.size, rng.uniform(0.42, 0.6)
     flat = rng.uniform(0.3, 0.55)
     left, right = -0.85, rng.uniform(0.35, 0.6)
@@ -137,7 +163,11 @@ def draw_cylinder(canvas: Canvas) -> None:
     canvas.part("barrel", side.without(face))
     for _ in range(int(rng.integers(1, 4))):
         x, wide = rng.uniform(left + 0.25, right), rng.uniform(0.015, 0.05)
-        ring = 1 - 0.55 * np.exp(-(((arc - x) / wide) ** 2)) + 0.3 * np.exp(-(((arc - x - 1.8 * wide) / (0.6 * wide)) ** 2))
+        ring = (
+            1
+            - 0.55 * np.exp(-(((arc - x) / wide) ** 2))
+            + 0.3 * np.exp(-(((arc - x - 1.8 * wide) / (0.6 * wide)) ** 2))
+        )
         canvas.multiply(side, ring.astype(np.float32))
     canvas.body(face)
     x, y = canvas.to_pixels([(right, 0)])[0]
@@ -169,9 +199,13 @@ def draw_cylinder(canvas: Canvas) -> None:
 def draw_screw(canvas: Canvas) -> None:
     """A screw from the side: head, shank, thread, pointed tip, with a washer under the head."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.85, 1.1), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.85, 1.1), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2))
+    )
     n = canvas.size
-    tone = canvas.coloured(((0.6, 0.61, 0.63), (0.72, 0.6, 0.3), (0.22, 0.22, 0.24), (0.68, 0.66, 0.6))[rng.integers(4)])
+    tone = canvas.coloured(
+        ((0.6, 0.61, 0.63), (0.72, 0.6, 0.3), (0.22, 0.22, 0.24), (0.68, 0.66, 0.6))[rng.integers(4)]
+    )
     rough = 0.06 * textures.fractal(rng, n, n, 8 * canvas.unit) + 0.03 * textures.grain(rng, n, n)
     core, pitch = rng.uniform(0.12, 0.19), rng.uniform(0.085, 0.13)
     start, end, tip = -rng.uniform(0.1, 0.35), rng.uniform(0.6, 0.7), 0.92
@@ -190,7 +224,16 @@ def draw_screw(canvas: Canvas) -> None:
         t = np.linspace(np.pi / 2, 3 * np.pi / 2, 30)
         outline = np.concatenate([np.stack([-0.72 + cap * np.cos(t), head_half * np.sin(t)], 1)])
     else:  # countersunk
-        outline = np.array([(-0.72 - 0.06, -head_half), (-0.72 - 0.06, head_half), (-0.72, head_half), (-0.72 + cap, core), (-0.72 + cap, -core), (-0.72, -head_half)])
+        outline = np.array(
+            [
+                (-0.72 - 0.06, -head_half),
+                (-0.72 - 0.06, head_half),
+                (-0.72, head_half),
+                (-0.72 + cap, core),
+                (-0.72 + cap, -core),
+                (-0.72, -head_half),
+            ]
+        )
     head = canvas.polygon(outline)
     for patch in (thread, shank, head):
         canvas.shadow(patch, 7, strength=0.5)
@@ -199,7 +242,9 @@ def draw_screw(canvas: Canvas) -> None:
     u, v = canvas.coordinates(thread)
     phase = (u - v * pitch * 0.5 / core) / pitch  # the thread leans
     flank = 0.75 + 0.5 * np.cos(2 * np.pi * phase) + 0.25 * np.cos(4 * np.pi * phase + 0.6)
-    canvas.lay(thread, tone, _across(canvas, thread, core + depth) * np.clip(flank, 0.15, 1.5) * (1 + rough[thread.window]))
+    canvas.lay(
+        thread, tone, _across(canvas, thread, core + depth) * np.clip(flank, 0.15, 1.5) * (1 + rough[thread.window])
+    )
     canvas.part("thread", thread)
     canvas.body(head)
     canvas.lay(head, tone, _across(canvas, head, head_half) * (1 + rough[head.window]))
@@ -212,7 +257,9 @@ def draw_screw(canvas: Canvas) -> None:
     washer = canvas.rectangle(ring_x, 0, 0.07, 2 * washer_half, corner=0.03)
 
     def ring():
-        canvas.lay(washer, np.clip(tone * 1.15, 0, 1), _across(canvas, washer, washer_half) * (1 + rough[washer.window]))
+        canvas.lay(
+            washer, np.clip(tone * 1.15, 0, 1), _across(canvas, washer, washer_half) * (1 + rough[washer.window])
+        )
         canvas.bevel(washer, 1, 1.2)
 
     canvas.slot("washer", washer, ring)
@@ -221,9 +268,15 @@ def draw_screw(canvas: Canvas) -> None:
 def draw_wood(canvas: Canvas) -> None:
     """A planed plank with grain, a knot and dowels."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.9, 1.3), angle=rng.normal(0, 0.25) + (np.pi / 2) * rng.integers(2), centre=tuple(rng.uniform(0.45, 0.55, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.9, 1.3),
+        angle=rng.normal(0, 0.25) + (np.pi / 2) * rng.integers(2),
+        centre=tuple(rng.uniform(0.45, 0.55, 2)),
+    )
     n = canvas.size
-    tone = canvas.coloured(((0.72, 0.53, 0.33), (0.5, 0.32, 0.18), (0.83, 0.7, 0.5), (0.6, 0.36, 0.22))[rng.integers(4)], 0.05)
+    tone = canvas.coloured(
+        ((0.72, 0.53, 0.33), (0.5, 0.32, 0.18), (0.83, 0.7, 0.5), (0.6, 0.36, 0.22))[rng.integers(4)], 0.05
+    )
     rings = textures.wood_grain(rng, n, n, canvas.angle, rng.uniform(7, 16) * canvas.unit)
     figure = rng.uniform(0.07, 0.16) * rings + 0.03 * textures.grain(rng, n, n)
     wide = rng.uniform(1.1, 1.6)

@@ -30,10 +30,17 @@ def _sunk(canvas: Canvas, patch: Patch, *, tone: float = 0.07) -> None:
 def draw_ring(canvas: Canvas) -> None:
     """A bearing: outer and inner race with balls between them."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.78, 1.12), angle=rng.uniform(0, 2 * np.pi), tilt=rng.uniform(0.8, 1), centre=tuple(rng.uniform(0.43, 0.57, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.78, 1.12),
+        angle=rng.uniform(0, 2 * np.pi),
+        tilt=rng.uniform(0.8, 1),
+        centre=tuple(rng.uniform(0.43, 0.57, 2)),
+    )
     n, tone = canvas.size, _metal(canvas)
     centre = tuple(canvas.centre)
-    lathe = rng.uniform(0.04, 0.1) * textures.turned(rng, n, n, centre, 1.5 * canvas.unit) + 0.04 * textures.fractal(rng, n, n, 20 * canvas.unit)
+    lathe = rng.uniform(0.04, 0.1) * textures.turned(rng, n, n, centre, 1.5 * canvas.unit) + 0.04 * textures.fractal(
+        rng, n, n, 20 * canvas.unit
+    )
     inner = rng.uniform(0.3, 0.45)
     width = (0.9 - inner) * rng.uniform(0.24, 0.32)
     whole = canvas.annulus(0, 0, 0.9, inner)
@@ -75,10 +82,19 @@ def draw_ring(canvas: Canvas) -> None:
 def draw_casting(canvas: Canvas) -> None:
     """A sand-cast part: rough flange with bolt holes, a raised hub with a machined face, ribs."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.78, 1.1), angle=rng.uniform(0, 2 * np.pi), tilt=rng.uniform(0.85, 1), centre=tuple(rng.uniform(0.44, 0.56, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.78, 1.1),
+        angle=rng.uniform(0, 2 * np.pi),
+        tilt=rng.uniform(0.85, 1),
+        centre=tuple(rng.uniform(0.44, 0.56, 2)),
+    )
     n = canvas.size
-    tone = canvas.coloured(((0.48, 0.48, 0.49), (0.36, 0.36, 0.38), (0.58, 0.57, 0.55), (0.42, 0.36, 0.32))[rng.integers(4)])
-    cast = rng.uniform(0.06, 0.13) * textures.pitted(rng, n, n, rng.uniform(3, 6) * canvas.unit) + 0.06 * textures.fractal(rng, n, n, 50 * canvas.unit)
+    tone = canvas.coloured(
+        ((0.48, 0.48, 0.49), (0.36, 0.36, 0.38), (0.58, 0.57, 0.55), (0.42, 0.36, 0.32))[rng.integers(4)]
+    )
+    cast = rng.uniform(0.06, 0.13) * textures.pitted(
+        rng, n, n, rng.uniform(3, 6) * canvas.unit
+    ) + 0.06 * textures.fractal(rng, n, n, 50 * canvas.unit)
     bolts = int(rng.integers(3, 7))
     t = np.linspace(0, 2 * np.pi, 144, endpoint=False)
     radius = 0.76 + 0.13 * np.cos(bolts * t) ** (1 if rng.random() < 0.5 else 3)
@@ -122,7 +138,12 @@ def draw_casting(canvas: Canvas) -> None:
 def draw_groove(canvas: Canvas) -> None:
     """A machined block with parallel grooves and dowel pins."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.85, 1.25), angle=rng.uniform(0, 2 * np.pi), tilt=rng.uniform(0.85, 1), centre=tuple(rng.uniform(0.44, 0.56, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.85, 1.25),
+        angle=rng.uniform(0, 2 * np.pi),
+        tilt=rng.uniform(0.85, 1),
+        centre=tuple(rng.uniform(0.44, 0.56, 2)),
+    )
     n, tone = canvas.size, _metal(canvas)
     milled = rng.uniform(0.05, 0.12) * textures.brushed(rng, n, n, canvas.angle + rng.choice([0, np.pi / 2]), streak=50)
     milled = milled + 0.04 * textures.fractal(rng, n, n, 30 * canvas.unit)
@@ -157,10 +178,20 @@ def draw_groove(canvas: Canvas) -> None:
 def draw_hemisphere(canvas: Canvas) -> None:
     """A dome on a round flange held by rivets."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.78, 1.12), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.78, 1.12), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2))
+    )
     n = canvas.size
-    tone = _metal(canvas) if rng.random() < 0.6 else canvas.coloured(((0.7, 0.16, 0.12), (0.16, 0.3, 0.6), (0.85, 0.84, 0.8), (0.15, 0.15, 0.16))[rng.integers(4)])
-    skin = rng.uniform(0.01, 0.04) * textures.fractal(rng, n, n, 5 * canvas.unit, roughness=0.8) + 0.02 * textures.fractal(rng, n, n, 40 * canvas.unit)
+    tone = (
+        _metal(canvas)
+        if rng.random() < 0.6
+        else canvas.coloured(
+            ((0.7, 0.16, 0.12), (0.16, 0.3, 0.6), (0.85, 0.84, 0.8), (0.15, 0.15, 0.16))[rng.integers(4)]
+        )
+    )
+    skin = rng.uniform(0.01, 0.04) * textures.fractal(
+        rng, n, n, 5 * canvas.unit, roughness=0.8
+    ) + 0.02 * textures.fractal(rng, n, n, 40 * canvas.unit)
     dome_radius = rng.uniform(0.6, 0.74)
     flange = canvas.ellipse(0, 0, 0.92)
     canvas.shadow(flange, 8, strength=0.5)
@@ -200,7 +231,9 @@ def draw_hemisphere(canvas: Canvas) -> None:
 def draw_lens(canvas: Canvas) -> None:
     """A glass lens in a ribbed barrel: what is behind it appears magnified, with coated reflections over it."""
     rng = canvas.rng
-    canvas.place_product(scale=rng.uniform(0.8, 1.12), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2)))
+    canvas.place_product(
+        scale=rng.uniform(0.8, 1.12), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2))
+    )
     n = canvas.size
     behind = canvas.image.copy()
     ridges = rng.integers(40, 90)
@@ -225,8 +258,12 @@ def draw_lens(canvas: Canvas) -> None:
     px = np.arange(glass.x, glass.x + w, dtype=np.float32)[None, :]
     py = np.arange(glass.y, glass.y + h, dtype=np.float32)[:, None]
     cx, cy = np.float32(canvas.centre)
-    refracted = cv2.remap(behind, cx + (px - cx) * zoom, cy + (py - cy) * zoom, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    tint = canvas.coloured(((0.75, 0.85, 0.95), (0.8, 0.95, 0.85), (0.9, 0.8, 0.95), (0.95, 0.95, 0.95))[rng.integers(4)])
+    refracted = cv2.remap(
+        behind, cx + (px - cx) * zoom, cy + (py - cy) * zoom, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
+    tint = canvas.coloured(
+        ((0.75, 0.85, 0.95), (0.8, 0.95, 0.85), (0.9, 0.8, 0.95), (0.95, 0.95, 0.95))[rng.integers(4)]
+    )
     dusty = 1 + 0.02 * textures.fractal(rng, h, w, 12 * canvas.unit)
     fading = (np.float32(1.05) - np.float32(0.75) * rho * rho * rho) * dusty
     gain = tint * rng.uniform(0.75, 1.25)
@@ -237,7 +274,13 @@ def draw_lens(canvas: Canvas) -> None:
     lx, ly = np.linalg.solve(canvas.matrix, canvas.light) * canvas.scale
     for radius, strength in ((0.55, 0.35), (-0.35, 0.2), (0.8, 0.15)):  # coating reflections, arcs towards the lamp
         off = (rho - np.float32(abs(radius))) * np.float32(20)
-        towards = np.clip((u * np.float32(lx) + v * np.float32(ly)) * np.float32(np.sign(radius) / glass_radius) / (rho + np.float32(1e-3)), 0, 1)
+        towards = np.clip(
+            (u * np.float32(lx) + v * np.float32(ly))
+            * np.float32(np.sign(radius) / glass_radius)
+            / (rho + np.float32(1e-3)),
+            0,
+            1,
+        )
         arc = np.exp(-off * off) * np.square(towards * towards * towards)
         colour = canvas.coloured(((0.7, 0.75, 1), (0.8, 0.6, 0.95), (0.65, 0.95, 0.75), (1, 1, 1))[rng.integers(4)])
         canvas.lay(Patch(glass.y, glass.x, glass.alpha * arc), colour, opacity=strength * rng.uniform(0.6, 2.2))

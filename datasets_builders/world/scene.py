@@ -83,7 +83,13 @@ def render_product(
         raise UserError(f"category: {category!r} is not a product; choose from {', '.join(PRODUCTS)}")
     if size < _SMALLEST:
         raise UserError(f"size: {size} is too small; give {_SMALLEST} pixels or more")
-    settings = PaintSettings(defects=tuple(DEFECTS if defects is None else defects), count=(1, 4), contrast=0.25, contrast_range=(0.06, 0.6), spread=0)
+    settings = PaintSettings(
+        defects=tuple(DEFECTS if defects is None else defects),
+        count=(1, 4),
+        contrast=0.25,
+        contrast_range=(0.06, 0.6),
+        expanse_share=0,
+    )
     kind = PRODUCTS.index(category)
     canvas = _product(category, size, _stream(seed, _PRODUCT, index, kind), None)
     found: tuple[Region, ...] = ()
@@ -105,7 +111,9 @@ def _product(category: str, size: int, rng: np.random.Generator, missing: int | 
     return canvas
 
 
-def _damage(canvas: Canvas, category: str, size: int, settings: PaintSettings, rng: np.random.Generator, again) -> tuple[Canvas, tuple[Region, ...]]:
+def _damage(
+    canvas: Canvas, category: str, size: int, settings: PaintSettings, rng: np.random.Generator, again
+) -> tuple[Canvas, tuple[Region, ...]]:
     """Paint defects on a drawn product; a missing part is the product drawn once more without it."""
     found: list[Region] = []
     others = tuple(name for name in settings.defects if name != "missing_part")
@@ -129,9 +137,11 @@ def _damage(canvas: Canvas, category: str, size: int, settings: PaintSettings, r
         painted = replace(settings, defects=names)
         found += paint_on(canvas.image, rng=rng, settings=painted, foreground=allowed, light=canvas.light, count=left)
     if not found:  # nothing fitted: a small hole always does
-        small = PaintSettings(defects=names, spread=0, size=0.03, size_range=(0.015, 0.1), contrast=0.25)
+        small = PaintSettings(defects=names, expanse_share=0, size=0.03, size_range=(0.015, 0.1), contrast=0.25)
         for _ in range(20):
-            found += paint_on(canvas.image, rng=rng, settings=small, foreground=canvas.silhouette > 0.5, light=canvas.light, count=1)
+            found += paint_on(
+                canvas.image, rng=rng, settings=small, foreground=canvas.silhouette > 0.5, light=canvas.light, count=1
+            )
             if found:
                 break
     return canvas, tuple(found)

@@ -19,7 +19,10 @@ def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
     rng, n = canvas.rng, canvas.size
     if rng.random() < 0.25:
         tone = rng.uniform(0.1, 0.85, 3) * rng.uniform(0.6, 1.2)
-        canvas.backdrop(canvas.coloured(np.clip(tone, 0.05, 0.95)), rng.uniform(0.03, 0.3) * textures.fractal(rng, n, n, rng.uniform(3, 60) * canvas.unit))
+        canvas.backdrop(
+            canvas.coloured(np.clip(tone, 0.05, 0.95)),
+            rng.uniform(0.03, 0.3) * textures.fractal(rng, n, n, rng.uniform(3, 60) * canvas.unit),
+        )
     else:
         background(canvas, busy=0.2)
     if rng.random() < 0.3:
@@ -37,7 +40,12 @@ def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
         patch = _outline(canvas, kind, side * n, at)
         if rng.random() < 0.25:  # one thing made of two outlines
             kind = "compound"
-            other = _outline(canvas, _KINDS[rng.integers(len(_KINDS))], side * n * rng.uniform(0.4, 0.9), at + rng.normal(0, side * n / 4, 2))
+            other = _outline(
+                canvas,
+                _KINDS[rng.integers(len(_KINDS))],
+                side * n * rng.uniform(0.4, 0.9),
+                at + rng.normal(0, side * n / 4, 2),
+            )
             patch = _union(patch, other)
         mask = canvas.full(patch)
         if mask.sum() < 25 * canvas.unit**2:
@@ -48,7 +56,9 @@ def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
         things.append([kind, mask])
         if rng.random() < 0.3 and side > 0.12:  # a part on the object
             centre = np.argwhere(mask)[rng.integers(int(mask.sum()))][::-1]
-            inner = _outline(canvas, _KINDS[rng.integers(len(_KINDS))], side * n * rng.uniform(0.2, 0.55), centre.astype(float))
+            inner = _outline(
+                canvas, _KINDS[rng.integers(len(_KINDS))], side * n * rng.uniform(0.2, 0.55), centre.astype(float)
+            )
             inner = Patch(inner.y, inner.x, inner.alpha * mask[inner.window])
             part = canvas.full(inner)
             if part.sum() >= 25 * canvas.unit**2:
@@ -98,15 +108,28 @@ def _divide(canvas: Canvas) -> None:
     ahead = np.array([np.cos(angle), np.sin(angle)])
     across = np.array([-ahead[1], ahead[0]])
     start = rng.uniform(0.2, 0.8, 2) * n
-    patch = canvas.pixel_polygon(np.stack([start - across * 2 * n, start + across * 2 * n, start + (across + ahead) * 2 * n, start + (ahead - across) * 2 * n]))
-    canvas.multiply(patch, (rng.uniform(0.5, 1.5) * (1 + 0.05 * textures.fractal(rng, n, n, 12 * canvas.unit))).astype(np.float32))
+    patch = canvas.pixel_polygon(
+        np.stack(
+            [
+                start - across * 2 * n,
+                start + across * 2 * n,
+                start + (across + ahead) * 2 * n,
+                start + (ahead - across) * 2 * n,
+            ]
+        )
+    )
+    canvas.multiply(
+        patch, (rng.uniform(0.5, 1.5) * (1 + 0.05 * textures.fractal(rng, n, n, 12 * canvas.unit))).astype(np.float32)
+    )
 
 
 def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patch:
     """A shape about ``side`` pixels long at ``centre`` (x, y)."""
     rng, r = canvas.rng, side / 2
     angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag([1, rng.uniform(0.4, 1)])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag(
+        [1, rng.uniform(0.4, 1)]
+    )
     match kind:
         case "blob":
             contours = [blob_points(rng, 0, 0, r, rng.uniform(0.1, 0.6))]
@@ -116,7 +139,11 @@ def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patc
         case "star":
             count = int(rng.integers(4, 10))
             t = np.arange(2 * count) * np.pi / count
-            contours = [np.stack([np.cos(t), np.sin(t)], 1) * r * np.where(np.arange(2 * count) % 2, rng.uniform(0.35, 0.75), 1)[:, None]]
+            contours = [
+                np.stack([np.cos(t), np.sin(t)], 1)
+                * r
+                * np.where(np.arange(2 * count) % 2, rng.uniform(0.35, 0.75), 1)[:, None]
+            ]
         case "ring":
             contours = [ellipse_points(0, 0, r), ellipse_points(0, 0, r * rng.uniform(0.35, 0.8))]
         case "bar":
@@ -130,13 +157,32 @@ def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patc
             ahead = np.gradient(path, axis=0)
             across = np.stack([-ahead[:, 1], ahead[:, 0]], 1) / (np.linalg.norm(ahead, axis=1, keepdims=True) + 1e-6)
             half = side * rng.uniform(0.03, 0.1)
-            return canvas.pixel_polygon(np.concatenate([path + across * half, (path - across * half)[::-1]]) @ turn.T + centre)
+            return canvas.pixel_polygon(
+                np.concatenate([path + across * half, (path - across * half)[::-1]]) @ turn.T + centre
+            )
         case "frame":
             share, tall = rng.uniform(0.5, 0.8), side * rng.uniform(0.5, 1)
             contours = [rectangle_points(0, 0, side, tall), rectangle_points(0, 0, side * share, tall * share)]
         case "cross":
             a = r * rng.uniform(0.15, 0.45)
-            contours = [np.array([(-a, -r), (a, -r), (a, -a), (r, -a), (r, a), (a, a), (a, r), (-a, r), (-a, a), (-r, a), (-r, -a), (-a, -a)])]
+            contours = [
+                np.array(
+                    [
+                        (-a, -r),
+                        (a, -r),
+                        (a, -a),
+                        (r, -a),
+                        (r, a),
+                        (a, a),
+                        (a, r),
+                        (-a, r),
+                        (-a, a),
+                        (-r, a),
+                        (-r, -a),
+                        (-a, -a),
+                    ]
+                )
+            ]
         case _:
             t = np.linspace(0.25, 2 * np.pi - 0.25, 50)
             moon = np.stack([np.cos(t), np.sin(t)], 1) * r
@@ -146,7 +192,7 @@ def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patc
 
 
 def _dress(canvas: Canvas, patch: Patch, side: float) -> None:
-    """Give a shape a surface: colour near or far from what it lies on, texture, shading, shadow, sometimes soft or see-through."""
+    """Give a shape a surface: a colour near or far from the ground's, texture, shading, shadow; a few are soft."""
     rng = canvas.rng
     h, w = patch.alpha.shape
     under = canvas.image[patch.window].reshape(-1, 3).mean(0)
@@ -182,10 +228,16 @@ def _dress(canvas: Canvas, patch: Patch, side: float) -> None:
         shade = shade * (0.35 + 0.65 * height + 0.5 * slope)
     elif rng.random() < 0.5:
         y, x = np.mgrid[0:h, 0:w].astype(np.float32)
-        shade = shade * (1 + np.float32(rng.uniform(-0.3, 0.3)) * (x / w - 0.5) + np.float32(rng.uniform(-0.3, 0.3)) * (y / h - 0.5))
+        shade = shade * (
+            1 + np.float32(rng.uniform(-0.3, 0.3)) * (x / w - 0.5) + np.float32(rng.uniform(-0.3, 0.3)) * (y / h - 0.5)
+        )
     soft = patch
     if rng.random() < 0.2:
-        soft = Patch(patch.y, patch.x, cv2.GaussianBlur(patch.alpha, (0, 0), rng.uniform(0.6, 1.6) * unit, borderType=cv2.BORDER_REPLICATE))
+        soft = Patch(
+            patch.y,
+            patch.x,
+            cv2.GaussianBlur(patch.alpha, (0, 0), rng.uniform(0.6, 1.6) * unit, borderType=cv2.BORDER_REPLICATE),
+        )
     canvas.lay(soft, tone, shade.astype(np.float32), opacity=1.0 if rng.random() < 0.85 else rng.uniform(0.6, 0.9))
     if rng.random() < 0.5:
         canvas.bevel(patch, rng.uniform(0.8, 3), rng.uniform(0.4, 1.6), raised=rng.random() < 0.7)
@@ -198,10 +250,15 @@ def _clutter(canvas: Canvas) -> None:
     for _ in range(int(rng.integers(1, 6))):
         match rng.integers(3):
             case 0:
-                canvas.multiply(canvas.stroke(rng.uniform(0, n, (2, 2)), rng.uniform(0.5, 1.8) * canvas.unit), rng.uniform(0.5, 1.6))
+                canvas.multiply(
+                    canvas.stroke(rng.uniform(0, n, (2, 2)), rng.uniform(0.5, 1.8) * canvas.unit), rng.uniform(0.5, 1.6)
+                )
             case 1:
                 glow = canvas.pixel_polygon(ellipse_points(*rng.uniform(0, n, 2), *rng.uniform(0.03, 0.3, 2) * n))
                 canvas.multiply(canvas.blurred(glow, 8 * canvas.unit), rng.uniform(0.8, 1.35))
             case _:
                 for x, y in rng.uniform(0, n, (int(rng.integers(3, 20)), 2)):
-                    canvas.multiply(canvas.pixel_polygon(ellipse_points(x, y, rng.uniform(0.6, 1.6) * canvas.unit, count=10)), rng.uniform(0.5, 1.6))
+                    canvas.multiply(
+                        canvas.pixel_polygon(ellipse_points(x, y, rng.uniform(0.6, 1.6) * canvas.unit, count=10)),
+                        rng.uniform(0.5, 1.6),
+                    )

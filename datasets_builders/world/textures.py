@@ -65,7 +65,7 @@ def _rotated(field: np.ndarray, height: int, width: int, angle: float) -> np.nda
 
 
 def brushed(rng: np.random.Generator, height: int, width: int, angle: float, *, streak: float = 40.0) -> np.ndarray:
-    """Brushed metal: fine streaks about ``streak`` pixels long along ``angle`` (radians). Returns (height, width) float32."""
+    """Brushed metal: streaks ``streak`` pixels long along ``angle`` (radians). Returns (height, width) float32."""
     side = int(np.ceil(np.hypot(height, width)))
     field = value_noise(rng, side, side, 1.0, streak) * 0.7 + value_noise(rng, side, side, 3.0, streak * 3) * 0.6
     return _rotated(field, height, width, angle)
@@ -75,7 +75,10 @@ def wood_grain(rng: np.random.Generator, height: int, width: int, angle: float, 
     """Wood: wavy year rings about ``ring`` pixels wide, with pores along them. Returns (height, width) float32."""
     side = int(np.ceil(np.hypot(height, width)))
     across = np.arange(side, dtype=np.float32)[:, None] / ring
-    wave = value_noise(rng, side, side, side / 2.5, side / 1.2) * 1.6 + value_noise(rng, side, side, ring * 2, side / 3) * 0.25
+    wave = (
+        value_noise(rng, side, side, side / 2.5, side / 1.2) * 1.6
+        + value_noise(rng, side, side, ring * 2, side / 3) * 0.25
+    )
     phase = across + wave
     rings = np.abs(phase - np.floor(phase) - 0.35) * 3.0 - 0.9
     rings *= 0.7 + 0.3 * np.sin(np.floor(phase) * 2.4)
@@ -90,12 +93,14 @@ def weave(rng: np.random.Generator, height: int, width: int, angle: float, pitch
     size = np.abs(wave)
     over = (wave[:, None] > 0) == (wave[None, :] > 0)
     threads = np.where(over, size[None, :], size[:, None])
-    field = (threads - np.float32(0.6)) * np.float32(2.2) + np.float32(0.5) * value_noise(rng, side, side, pitch, pitch * 4)
+    field = (threads - np.float32(0.6)) * np.float32(2.2) + np.float32(0.5) * value_noise(
+        rng, side, side, pitch, pitch * 4
+    )
     return _rotated(field, height, width, angle)
 
 
 def pitted(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
-    """Cast or sand-blasted metal: rough noise with its own relief lit from the upper left. Returns (height, width) float32."""
+    """Cast or sand-blasted metal: noise whose relief is lit from the upper left. Returns (height, width) float32."""
     relief = fractal(rng, height, width, cell, octaves=3, roughness=0.7)
     lit = relief - np.roll(relief, (1, 1), (0, 1))
     return (lit / (lit.std() + 1e-6) * 0.8 + relief * 0.35).astype(np.float32)

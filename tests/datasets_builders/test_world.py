@@ -121,7 +121,14 @@ def test_shapes_show_many_sizes_of_visible_things():
 @pytest.mark.parametrize("name", ["fractal", "brushed", "wood_grain", "weave", "pitted", "turned", "grain"])
 def test_textures_hover_about_zero(name):
     rng = np.random.default_rng(0)
-    rest = {"fractal": (12,), "brushed": (0.5,), "wood_grain": (0.5, 9), "weave": (0.5, 4), "pitted": (5,), "turned": ((60, 40), 2)}
+    rest = {
+        "fractal": (12,),
+        "brushed": (0.5,),
+        "wood_grain": (0.5, 9),
+        "weave": (0.5, 4),
+        "pitted": (5,),
+        "turned": ((60, 40), 2),
+    }
     field = getattr(textures, name)(rng, 100, 130, *rest.get(name, ()))
     assert field.shape == (100, 130) and field.dtype == np.float32
     assert abs(field.mean()) < 0.6 and 0.3 < field.std() < 2
