@@ -1,0 +1,69 @@
+"""Backup, dump and restore."""
+
+import json
+import uuid
+
+import pytest
+
+from visionsam_hf.annotation.archive import backup, dump, restore
+from visionsam_hf.annotation.projection import snapshot
+from visionsam_hf.annotation.submission import Submission
+from visionsam_hf.annotation.tables import open_engine, reading
+from visionsam_hf.annotation.users import add_oracle
+from visionsam_hf.errors import UserError
+
+
+@pytest.fixture
+def filled(make_store):
+    store, _ = make_store(3, overlap=1)
+    user = add_oracle(store.engine, "oracle-1")
+    for work in store.claim(user, 2):
+        store.submit(user, Submission(uuid=str(uuid.uuid4()), assignment=work.public, kind="submit", ranking=[1, 2, 3]))
+    return store.engine, user
+
+
+def answers(engine):
+    with reading(engine) as connection:
+        return snapshot(connection)
+
+
+def test_a_backup_is_a_store_with_the_same_answers(filled, tmp_path):
+    engine, _ = filled
+    backup(engine, tmp_path / "copy.sqlite")
+    copy = open_engine(str(tmp_path / "copy.sqlite"))
+    assert answers(copy) == answers(engine) != []
+    with pytest.raises(UserError, match="exists already"):
+        backup(engine, tmp_path / "copy.sqlite")
+
+
+def test_a_dump_reads_back_and_work_goes_on(filled, tmp_path):
+    from visionsam_hf.annotation.store import Store
+
+    engine, user = filled
+    count = dump(engine, tmp_path / "store.jsonl")
+    copy = open_engine(str(tmp_path / "new.sqlite"), create=True)
+    assert restore(copy, tmp_path / "store.jsonl") == count
+    assert answers(copy) == answers(engine) != []
+    work = Store(copy).claim(user, 3)
+    assert len(work) == 1
+    Store(copy).submit(user, Submission(uuid=str(uuid.uuid4()), assignment=work[0].public, kind="skip"))
+    with pytest.raises(UserError, match="not empty"):
+        restore(copy, tmp_path / "store.jsonl")
+
+
+def test_a_damaged_dump_changes_nothing(filled, tmp_path):
+    engine, _ = filled
+    dump(engine, tmp_path / "store.jsonl")
+    lines = (tmp_path / "store.jsonl").read_text().splitlines()
+    broken = {
+        "line 3 is damaged": lines[:2] + [lines[2][:-5]] + lines[3:],
+        "cut short": lines[:-1],
+        "line 1 is damaged": [json.dumps({"table": "x"})],
+        "newer version": [json.dumps({"visionsam_annotation_store": 99})],
+    }
+    for message, content in broken.items():
+        (tmp_path / "bad.jsonl").write_text("\n".join(content))
+        copy = open_engine(str(tmp_path / "new.sqlite"), create=True)
+        with pytest.raises(UserError, match=message):
+            restore(copy, tmp_path / "bad.jsonl")
+        assert answers(copy) == []
