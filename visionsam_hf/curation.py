@@ -36,7 +36,7 @@ class Scored:
         shape: "compact" or "elongated" (three times longer than wide).
         score: 0 to 1, among the images of its category; mean of its ranks by clarity and by lack of clutter.
         keep: whether it is picked.
-        reason: "number 3 of 12 in tiny compact"; or the weaker side, "cluttered; 4 of its kind" (were picked).
+        reason: "number 3 of 12 in tiny compact"; or the weaker side, "cluttered; 4 of its kind picked".
     """
 
     image_id: str
@@ -129,7 +129,7 @@ def pick(images: Iterable[Scored], count: int) -> list[Scored]:
     for category, of in kinds.items():
         for kind, places in of.items():
             for place in places:
-                reason = f"{scored[place].reason}; {taken[category, kind]} of its kind"
+                reason = f"{scored[place].reason}; {taken[category, kind]} of its kind picked"
                 result[place] = replace(scored[place], reason=reason)
     return result
 

@@ -8,7 +8,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from visionsam_hf.cards import complete_data_card
 from visionsam_hf.errors import UserError
 from visionsam_hf.schema import candidate_features, preference_features, segmentation_features
 from visionsam_hf.stage import looks_local
+from visionsam_hf.validation import checked_preferences
 
 SCHEMAS = {"segmentation": segmentation_features, "candidates": candidate_features, "preference": preference_features}
 # The Hub's viewer reads whole row groups, and so does whoever streams the first row.
@@ -48,10 +49,12 @@ def load_split(
         name_or_path: a directory with `data/<split>-*.parquet`, or a Hub id.
         split: train, validation, test or heldout.
         kind: "segmentation", "candidates" or "preference": the schema (visionsam_hf/schema.py) it must follow.
-        streaming: read rows as they are asked for; nothing is copied to the cache.
+        streaming: read rows as they are asked for; nothing is copied to the cache. The rows of preferences are then
+            not checked in advance: pass them through `visionsam_hf.validation.checked_preferences`.
 
     Raises:
-        UserError: no such directory or Hub data set, no such split, an empty split, a missing column.
+        UserError: no such directory or Hub data set, no such split, an empty split, a missing column, a preference
+            row that means nothing.
     """
     name = str(name_or_path)
     if looks_local(name):
@@ -67,6 +70,9 @@ def load_split(
         except ValueError as error:
             raise UserError(f"{name}: split '{split}' cannot be read ({error})") from None
     _check_columns(dataset, name, kind)
+    if kind == "preference" and not streaming:
+        for _ in checked_preferences(rows_of(dataset), f"{name}, split {split}"):
+            pass
     if not streaming and len(dataset) == 0:
         raise _empty(name, split)
     return dataset
@@ -138,6 +144,15 @@ def write_splits(
     rows = {name: _write_split(directory / "data", name, items, features) for name, items in splits.items()}
     write_card(directory, card, features, rows)
     return rows
+
+
+def write_preferences(
+    directory: str | Path, splits: Mapping[str, Iterable[dict[str, Any]]], categories: Sequence[str], *, card: str
+) -> dict[str, int]:
+    """`write_splits` for preference rows, each checked; a bad one is a `UserError` with its row and column."""
+    where = Path(directory).name
+    checked = {name: checked_preferences(rows, f"{where}, split {name}") for name, rows in splits.items()}
+    return write_splits(directory, checked, preference_features(categories), card=card)
 
 
 def write_card(directory: str | Path, card: str, features: Features, rows: Mapping[str, int]) -> None:
