@@ -76,16 +76,20 @@ def initialise(config: SamConfig, *, seed: int) -> SamModel:
     """A `SamModel` with random weights that can learn.
 
     The library's own initialisation cannot: the positional encoding is drawn with a standard deviation of half the
-    hidden size (Meta's is 1), so box corners and grid cells share no smooth geometry; the token embeddings are drawn
-    so small that prompts are invisible; and the vision encoder's default `initializer_range` is 1e-10.
+    hidden size, so box corners and grid cells share no smooth geometry (Meta's is 1 for a 64 x 64 grid; here it is
+    in proportion to the grid, so that a corner always speaks to as many cells); the token embeddings are drawn
+    so small that prompts are invisible; the vision encoder's default `initializer_range` is 1e-10; and a fixed 0.02
+    in narrow layers shrinks the signal sixfold a layer. As in Meta's code, layers keep PyTorch's own initialisation.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.vision_config.initializer_range < 1e-6:
-            config.vision_config.initializer_range = 0.02
         model = SamModel(config)
+        for module in model.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                module.reset_parameters()
         with torch.no_grad():
-            model.shared_image_embedding.positional_embedding.normal_()
+            grid = config.prompt_encoder_config.image_embedding_size
+            model.shared_image_embedding.positional_embedding.normal_(std=grid / 64)
             # Tied on loading and saving; say so here too.
             model.prompt_encoder.shared_embedding.positional_embedding = model.shared_image_embedding.positional_embedding
             prompts, decoder = model.prompt_encoder, model.mask_decoder
