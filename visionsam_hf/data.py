@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Image, IterableDataset, load_dataset
+from datasets import Dataset, Features, Image, IterableDataset, get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from visionsam_hf.cards import complete_data_card
@@ -32,11 +32,17 @@ SHARD_BYTES = 500 << 20
 _SHARD_NAME = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")
 
 
-def split_names(directory: str | Path) -> list[str]:
-    """The splits that a local data set directory holds, in the usual order."""
+def split_names(name_or_path: str | Path) -> list[str]:
+    """The splits of a data set directory or Hub data set, in the usual order; [] for a directory without any."""
     usual = {name: place for place, name in enumerate(("train", "validation", "test", "heldout"))}
-    matches = (_SHARD_NAME.fullmatch(file.name) for file in Path(directory).glob("data/*.parquet"))
-    found = {match["split"] for match in matches if match}
+    if looks_local(str(name_or_path)):
+        matches = (_SHARD_NAME.fullmatch(file.name) for file in Path(name_or_path).glob("data/*.parquet"))
+        found = {match["split"] for match in matches if match}
+    else:
+        try:
+            found = set(get_dataset_split_names(str(name_or_path)))
+        except DatasetNotFoundError as error:
+            raise _not_on_hub(str(name_or_path), error) from None
     return sorted(found, key=lambda name: (usual.get(name, len(usual)), name))
 
 
@@ -63,10 +69,7 @@ def load_split(
         try:
             dataset = load_dataset(name, split=split, streaming=streaming)
         except DatasetNotFoundError as error:
-            raise UserError(
-                f"{name}: no such directory, and no such data set on the Hub ({error}); "
-                "mend the name, or log in with 'hf auth login'"
-            ) from None
+            raise _not_on_hub(name, error) from None
         except ValueError as error:
             raise UserError(f"{name}: split '{split}' cannot be read ({error})") from None
     _check_columns(dataset, name, kind)
@@ -80,6 +83,13 @@ def load_split(
 
 def _empty(name: str | Path, split: str) -> UserError:
     return UserError(f"{name}: split '{split}' is empty; build it with at least one row, or choose another split")
+
+
+def _not_on_hub(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"{name}: no such directory, and no such data set on the Hub ({error});"
+        " mend the name, or log in with 'hf auth login'"
+    )
 
 
 def _load_local(directory: Path, split: str, streaming: bool) -> Dataset | IterableDataset:

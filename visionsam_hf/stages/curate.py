@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionsam_hf.config import setting
 from visionsam_hf.errors import UserError
-from visionsam_hf.stage import looks_local, stage_run
+from visionsam_hf.stage import stage_run
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -50,7 +50,7 @@ def run(settings: CurateSettings) -> None:
         from visionsam_hf.data import load_split, rows_of, split_names, write_splits
 
         name = settings.dataset
-        splits = split_names(name) if looks_local(name) else _hub_splits(name)
+        splits = split_names(name)
         loaded = {split: load_split(name, split, kind="segmentation", streaming=True) for split in splits}
         if "train" not in loaded:
             raise UserError(f"{name}: has no train split to pick from; it has {', '.join(splits)}")
@@ -68,15 +68,6 @@ def run(settings: CurateSettings) -> None:
         counts = write_splits(stage.directory, rows, train.features, card=_card(settings, images))
         _draw_sheet(train, images, settings.seed).save(stage.directory / SHEET, optimize=True)
         stage.results.update(rows=counts, picked=len(kept), refused=len(images) - len(kept))
-
-
-def _hub_splits(name: str) -> list[str]:
-    from datasets import get_dataset_split_names
-
-    try:
-        return get_dataset_split_names(name)
-    except Exception as error:
-        raise UserError(f"{name}: no such data set ({error}); mend the name, or log in with 'hf auth login'") from None
 
 
 def _measured(train: IterableDataset) -> Iterator[Scored]:
