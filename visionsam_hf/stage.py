@@ -69,8 +69,11 @@ def _content_hash(path: Path) -> str:
         relative = file.name if file == path else file.relative_to(path).as_posix()
         if relative == RECORD or "/runs/" in f"/{relative}":
             continue
+        content = hashlib.sha256()
         with file.open("rb") as handle:
-            digest.update(f"{relative}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+            while block := handle.read(1 << 20):
+                content.update(block)
+        digest.update(f"{relative}\0{content.hexdigest()}\n".encode())
     return digest.hexdigest()[:32]
 
 

@@ -135,7 +135,8 @@ class SamTrainer(Trainer):
             prefix = "eval_" if split == "eval" else ""
             means = {f"{prefix}{name}": float(total / count) for name, (total, count) in zip(names, sums) if count}
             means.pop(f"{prefix}loss_terms/total")
-            logs = {**logs, **means}
+            # In place: what `evaluate` returns is the same dictionary.
+            logs.update(means)
             self.check_metrics(means, prefix)
         super().log(logs, start_time)
 

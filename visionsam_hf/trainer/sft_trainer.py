@@ -67,6 +67,7 @@ class SamSFTTrainer(SamTrainer):
             eval_samples=eval_samples,
             **kwargs,
         )
+        self._warned: set[str] = set()
 
     def prompt_losses(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         logits, scores, valid = self.forward(model, inputs)
@@ -83,7 +84,8 @@ class SamSFTTrainer(SamTrainer):
     def check_metrics(self, means: dict[str, float], prefix: str) -> None:
         ratio = means.get(f"{prefix}area_ratio", 1.0)
         # Early in training any ratio is seen; a drift that stays is what the loss hides on tiny targets.
-        if self.state.global_step > 0.2 * self.state.max_steps and not 0.5 <= ratio <= 2:
+        if self.state.global_step > 0.2 * self.state.max_steps and not 0.5 <= ratio <= 2 and prefix not in self._warned:
+            self._warned.add(prefix)
             logger.warning(
                 "predicted masks are %.2f times the area of their targets (%sarea_ratio); w_dice above 0 and a lower "
                 "learning_rate counter a drift to nothing or to everything",

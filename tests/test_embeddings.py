@@ -1,0 +1,114 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import segmentation_rows
+
+from visionsam_hf.embeddings import EmbeddingCache, image_hash
+from visionsam_hf.errors import UserError
+
+
+def test_a_cached_embedding_is_the_encoders(tmp_path, model, processor, segmentation):
+    cache = EmbeddingCache(tmp_path, model, processor, dtype="float32")
+    keys = cache.add(segmentation, batch_size=1)
+    for row, key in zip(segmentation, keys):
+        pixels = processor(images=row["image"].convert("RGB"), return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(cache[key], model.get_image_embeddings(pixels)[0])
+    half = EmbeddingCache(tmp_path, model, processor, dtype="float16")
+    assert len(half) == 0
+    half.add(segmentation, batch_size=4)
+    assert half[keys[0]].dtype == torch.float16
+    torch.testing.assert_close(half[keys[0]].float(), cache[keys[0]], rtol=1e-3, atol=1e-3)
+
+
+def test_encodes_only_what_is_missing(tmp_path, model, processor, segmentation, monkeypatch):
+    cache = EmbeddingCache(tmp_path, model, processor)
+    cache.add(segmentation.select(range(4)))
+    encoded = []
+    again = EmbeddingCache(tmp_path, model, processor)
+    real = again._encode
+    monkeypatch.setattr(again, "_encode", lambda images: encoded.append(len(images)) or real(images))
+    keys = again.add(segmentation)
+    assert sum(encoded) == 2 and len(again) == 6 and all(key in again for key in keys)
+    assert again.add(segmentation) == keys and sum(encoded) == 2
+
+
+def test_repeated_images_are_stored_once(tmp_path, model, processor, preferences):
+    cache = EmbeddingCache(tmp_path, model, processor)
+    keys = cache.add(preferences.select([0, 0, 1]))
+    assert len(cache) == 2 and keys[0] == keys[1]
+
+
+def test_another_encoder_never_reads_a_stale_entry(tmp_path, model, processor, segmentation):
+    keys = EmbeddingCache(tmp_path, model, processor).add(segmentation)
+    with torch.no_grad():
+        model.vision_encoder.neck.conv1.weight *= 1.01
+    assert keys[0] not in EmbeddingCache(tmp_path, model, processor)
+    processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+    assert keys[0] not in EmbeddingCache(tmp_path, model, processor)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "index"])
+def test_a_damaged_shard_is_set_aside_and_encoded_again(tmp_path, model, processor, segmentation, damage, caplog):
+    cache = EmbeddingCache(tmp_path, model, processor)
+    keys = cache.add(segmentation)
+    expected = cache[keys[0]]
+    (shard,) = cache.directory.glob("*.npy")
+    content = bytearray(shard.read_bytes())
+    if damage == "flip":
+        content[-5] ^= 255
+        shard.write_bytes(content)
+    elif damage == "truncate":
+        shard.write_bytes(content[:-50])
+    else:
+        shard.with_suffix(".json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        fresh = EmbeddingCache(tmp_path, model, processor)
+    assert len(fresh) == 0 and "damaged" in caplog.text
+    fresh.add(segmentation)
+    assert torch.equal(fresh[keys[0]], expected)
+
+
+def test_two_writers_share_a_directory(tmp_path, model, processor, segmentation):
+    one, two = (EmbeddingCache(tmp_path, model, processor) for _ in range(2))
+    one.add(segmentation.select(range(3)))
+    two.add(segmentation.select(range(2, 6)))
+    one.refresh()
+    assert len(one) == 6 and not list(one.directory.glob(".*.tmp"))
+
+
+def test_a_hash_follows_the_bytes(segmentation):
+    rows = segmentation_rows()
+    import datasets
+
+    undecoded = segmentation.cast_column("image", datasets.Image(decode=False))
+    hashes = {image_hash(row["image"]) for row in undecoded}
+    assert len(hashes) == len(rows)
+
+
+def test_bad_settings_and_images(tmp_path, model, processor, segmentation):
+    with pytest.raises(UserError, match="embedding_dtype"):
+        EmbeddingCache(tmp_path, model, processor, dtype="int8")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        EmbeddingCache(tmp_path / "file", model, processor)
+    import datasets
+
+    broken = datasets.Dataset.from_list(
+        [{"image": {"bytes": b"not an image", "path": "a b.jpg"}}], features=datasets.Features({"image": datasets.Image()})
+    )
+    with pytest.raises(UserError, match="a b.jpg"):
+        EmbeddingCache(tmp_path, model, processor).add(broken)
+
+
+def test_float16_keeps_the_masks(tmp_path, model, processor, segmentation):
+    from visionsam_hf.inference import iterate_predictions
+
+    cache = EmbeddingCache(tmp_path, model, processor)
+    for cached, plain in zip(
+        iterate_predictions(model, processor, segmentation, cache=cache),
+        iterate_predictions(model, processor, segmentation),
+    ):
+        union = np.logical_or(cached.masks, plain.masks).sum()
+        assert union == 0 or np.logical_and(cached.masks, plain.masks).sum() / union >= 0.98

@@ -1,0 +1,197 @@
+import copy
+import json
+
+import pytest
+import torch
+from conftest import segmentation_rows, tiny_processor
+from transformers import SamModel
+
+from visionsam_hf import SamSFTConfig, SamSFTTrainer
+from visionsam_hf.errors import UserError
+from visionsam_hf.losses import mask_bce
+from visionsam_hf.trainer.collators import PromptCollator
+from visionsam_hf.trainer.samples import PromptSamples
+
+
+def make(model, rows, tmp_path, *, eval_dataset=None, **settings):
+    defaults = dict(
+        output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2,
+        logging_steps=1, disable_tqdm=True, use_cpu=True, max_grad_norm=0.0,
+    )
+    args = SamSFTConfig(**{**defaults, **settings})
+    return SamSFTTrainer(model, args, rows, eval_dataset=eval_dataset, processing_class=tiny_processor())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(),
+        dict(mask_output="multi", w_dice=1.0, w_iou=0.1),
+        dict(mask_output="both", w_iou=0.1, trainable="mask_decoder+prompt_encoder",
+             prompt_mix={"box": 1, "point": 1, "point_pm": 1}, max_steps=8),
+        dict(mask_output="both", w_iou=0.1, trainable="all", augment=True, prompts_per_image=2,
+             prompt_mix={"box": 1, "point": 1, "point_pm": 1}, max_steps=8),
+    ],
+)
+def test_frozen_parameters_stay_and_trainable_ones_move(model, segmentation, tmp_path, settings):
+    before = copy.deepcopy(model.state_dict())
+    trainer = make(model, segmentation, tmp_path, **settings)
+    trainable = {name for name, value in model.named_parameters() if value.requires_grad}
+    trainer.train()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert trainable and moved <= trainable
+    # Of the three candidate tokens only the best one's own layers learn from a prompt; the others may never win here.
+    candidates = {name for name in trainable if "hypernetworks" in name and "mlps.0" not in name}
+    assert trainable - candidates <= moved
+    assert not candidates or candidates & moved
+
+
+def first_gradients(model, rows, tmp_path, **settings):
+    trainer = make(copy.deepcopy(model), rows, tmp_path, max_steps=1, learning_rate=1.0, optim="sgd", **settings)
+    start = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    return {
+        name: start[name] - value.detach() for name, value in trainer.model.named_parameters() if value.requires_grad
+    }
+
+
+@pytest.mark.parametrize("prompts_per_image", [1, 3])
+def test_accumulated_gradients_are_those_of_the_whole_batch(model, segmentation, tmp_path, prompts_per_image):
+    """4 x batch 1 gives the gradients of batch 4, though images have different numbers of prompts."""
+    settings = dict(prompts_per_image=prompts_per_image, box_jitter=0.1, w_dice=1.0)
+    whole = first_gradients(model, segmentation, tmp_path, per_device_train_batch_size=4, **settings)
+    pieces = first_gradients(
+        model, segmentation, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4, **settings
+    )
+    assert any(value.abs().max() > 1e-4 for value in whole.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, rtol=1e-3, atol=1e-6)
+
+
+def losses(trainer):
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_cached_and_uncached_training_give_the_same_losses(model, segmentation, tmp_path):
+    settings = dict(max_steps=4, w_dice=1.0, box_jitter=0.1)
+    plain = losses(make(copy.deepcopy(model), segmentation, tmp_path, **settings))
+    for dtype, tolerance in (("float32", 1e-5), ("float16", 1e-3)):
+        cached = losses(
+            make(copy.deepcopy(model), segmentation, tmp_path, embeddings=str(tmp_path / "cache"),
+                 embedding_dtype=dtype, **settings)
+        )
+        assert cached == pytest.approx(plain, rel=tolerance)
+    assert len(set(plain)) == 4
+
+
+def test_the_loss_is_the_bce_of_token_0(model, segmentation, tmp_path):
+    trainer = make(model, segmentation, tmp_path)
+    batch = PromptCollator()([trainer.train_dataset[index] for index in range(3)])
+    expected = []
+    for row in range(3):
+        with torch.no_grad():
+            logits = SamModel.forward(
+                model, pixel_values=batch["pixel_values"][row : row + 1], input_boxes=batch["boxes"][row : row + 1],
+                multimask_output=False,
+            ).pred_masks[:, 0, 0]
+        expected.append(mask_bce(logits, batch["targets"][row], batch["valid"][row : row + 1]))
+    got, metrics = trainer.prompt_losses(trainer.model, batch)
+    torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-6)
+    assert set(metrics) == {"iou", "area_ratio", "score_error"}
+
+
+def test_fine_tuning_learns_the_discs(model, segmentation, tmp_path):
+    trainer = make(
+        model, segmentation, tmp_path, max_steps=60, w_dice=1.0, learning_rate=3e-3, trainable="all",
+        per_device_train_batch_size=6, eval_dataset=segmentation,
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < 0.8 * before["eval_loss"]
+    assert {"eval_iou", "eval_area_ratio", "eval_score_error"} <= set(after)
+
+
+def test_prompts_are_drawn_anew_each_epoch_and_alike_for_one_seed(segmentation):
+    def boxes(seed, epoch):
+        samples = PromptSamples(
+            segmentation, tiny_processor(), image_side=64, mask_side=16, box_jitter=0.2, seed=seed
+        )
+        samples.set_epoch(epoch)
+        return samples[2]["boxes"]
+
+    assert torch.equal(boxes(0, 1), boxes(0, 1))
+    assert not torch.equal(boxes(0, 1), boxes(0, 2))
+    assert not torch.equal(boxes(0, 1), boxes(1, 1))
+
+
+def test_augmented_masks_follow_the_image(segmentation):
+    samples = PromptSamples(
+        segmentation, tiny_processor(), image_side=64, mask_side=16, augment=True, prompts_per_image=2
+    )
+    for epoch in range(4):
+        samples.set_epoch(epoch)
+        sample = samples[1]
+        grey = torch.nn.functional.avg_pool2d(sample["pixel_values"].mean(0)[None], 4)[0]
+        target = sample["targets"].amax(0)
+        inside, outside = grey[target > 0.9], grey[(target == 0) & sample["valid"]]
+        assert inside.mean() < outside.mean() - 0.5
+
+
+def test_samples_of_one_image_share_it(segmentation):
+    single = PromptSamples(segmentation, tiny_processor(), image_side=64, mask_side=16)
+    shared = PromptSamples(segmentation, tiny_processor(), image_side=64, mask_side=16, prompts_per_image=8)
+    assert (len(single), len(shared)) == (9, 6)
+    assert shared[1]["boxes"].shape == (2, 4)
+
+
+def test_metrics_are_logged_under_one_name_everywhere(model, segmentation, tmp_path):
+    trainer = make(model, segmentation, tmp_path, eval_dataset=segmentation, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    names = {key for entry in trainer.state.log_history for key in entry}
+    assert {"iou", "area_ratio", "score_error", "eval_iou", "eval_area_ratio", "eval_score_error"} <= names
+    json.dumps(trainer.state.log_history)
+
+
+def test_warns_when_masks_drift_away(model, segmentation, tmp_path, caplog):
+    trainer = make(model, segmentation, tmp_path)
+    trainer.state.max_steps, trainer.state.global_step = 10, 9
+    trainer.check_metrics({"area_ratio": 0.1}, "")
+    assert "0.10 times the area" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (dict(trainable="decoder"), "trainable"),
+        (dict(mask_output="best"), "mask_output"),
+        (dict(w_bce=0.0), "w_bce"),
+        (dict(prompt_mix={"scribble": 1.0}), "prompt_mix"),
+        (dict(prompt_mix={}), "prompt_mix"),
+        (dict(box_jitter=0.9), "box_jitter"),
+        (dict(embeddings="x", augment=True), "embeddings"),
+    ],
+)
+def test_wrong_settings_name_the_key(tmp_path, settings, key):
+    with pytest.raises(UserError, match=key):
+        SamSFTConfig(output_dir=str(tmp_path), **settings)
+
+
+def test_stops_at_a_loss_that_is_not_a_number(model, segmentation, tmp_path):
+    trainer = make(model, segmentation, tmp_path)
+    with torch.no_grad():
+        model.mask_decoder.upscale_conv1.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="nan"):
+        trainer.train()
+
+
+def test_refuses_rows_without_objects(model, segmentation, tmp_path):
+    rows = segmentation_rows(2)
+    import datasets
+
+    for row in rows:
+        row["objects"] = []
+    empty = datasets.Dataset.from_list(rows, features=segmentation.features)
+    with pytest.raises(UserError, match="no row has an object"):
+        make(model, empty, tmp_path)
