@@ -75,6 +75,16 @@ def test_a_resumable_stage_keeps_its_scraps(settings, tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
+def test_a_run_with_other_settings_starts_anew(settings, tmp_path):
+    with pytest.raises(RuntimeError), stage_run("cook", settings, resumable=True) as run:
+        (run.directory / "half.txt").write_text("half")
+        raise RuntimeError
+    settings.rate = 0.5
+    with stage_run("cook", settings, resumable=True) as run:
+        assert not (run.directory / "half.txt").exists()
+    assert not (tmp_path / "out" / "started_as.json").exists()
+
+
 def test_into_existing_keeps_what_is_there(settings, tmp_path):
     (tmp_path / "out" / "data").mkdir(parents=True)
     with stage_run("report", settings, into_existing=True) as run:

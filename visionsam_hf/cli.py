@@ -5,7 +5,6 @@ Nothing here or in a stage module's top level imports torch: `--help` answers at
 
 import dataclasses
 import importlib
-import importlib.util
 import os
 import sys
 import textwrap
@@ -25,12 +24,13 @@ usage: visionsam COMMAND ...
   embed CONFIG                      encode a data set's images once
   sft CONFIG                        supervised fine-tuning of SAM on masks
   candidates CONFIG                 three masks a prompt from a model, to be ranked
-  annotate {verbs}
-                                    rank candidates; oracle: from the true masks
+  annotate VERB                     rank candidates; VERB: {verbs}
   dpo CONFIG                        preference optimisation on ranked masks
   evaluate CONFIG                   IoU, Dice, boundaries and calibration of a model
   report CONFIG                     report.html and report.json from result files
-{extra}  predict --model M --image I (--box X1 Y1 X2 Y2 | --point X Y) --output DIR
+  curate CONFIG                     pick images that show the anomaly clearly
+  inspect DIR                       counts, sizes and a picture page of a data set
+  predict --model M --image I (--box X1 Y1 X2 Y2 | --point X Y) --output DIR
 
 CONFIG is a YAML file; every key can be given as `--key value` too. `visionsam COMMAND --help` lists a command's keys.
 Exit codes: 0 done, 2 your input needs mending (one line says what), anything else is our bug."""
@@ -48,10 +48,16 @@ STAGES = {
     "inspect": "inspect",
 }
 
+# Commands whose words are settings, not a CONFIG.
+_WORDS = {"annotate users": ("action", "name"), "inspect": ("dataset",)}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not sys.stderr.isatty():
+        # A log file gets a line of progress now and then, not ten a second. Read by tqdm when it is imported.
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
     try:
         return _dispatch(arguments)
     except UserError as error:
@@ -125,10 +131,9 @@ def parse_stage(command: str, arguments: Sequence[str], overrides: dict[str, Any
     cls = settings_class(command)
     names = [field.name for field in dataclasses.fields(cls)]
     extra: dict[str, Any] = {}
-    if command == "annotate users":
-        for key in ("action", "name"):
-            if positional:
-                extra[key] = positional.pop(0)
+    for key in _WORDS.get(command, ()):
+        if positional:
+            extra[key] = positional.pop(0)
     if len(positional) > 1:
         raise UserError(f"{command}: one CONFIG at a time, not {' '.join(positional)}; override keys with --key value")
     values = read_yaml(positional[0]) if positional else {}
@@ -204,12 +209,7 @@ def _nearest(word: str, choices: list[str]) -> str:
 
 
 def _usage() -> str:
-    available = [name for name in ("curate", "inspect") if importlib.util.find_spec(f"visionsam_hf.stages.{name}")]
-    extra = {"curate": "  curate CONFIG                     pick images that show the anomaly clearly\n",
-             "inspect": "  inspect DIR                       counts, sizes and a picture page of a data set\n"}
-    return USAGE.format(
-        sources=" | ".join(verbs("build")), verbs=" | ".join(verbs("annotate")), extra="".join(extra[name] for name in available)
-    )
+    return USAGE.format(sources=" | ".join(verbs("build")), verbs=" | ".join(verbs("annotate")))
 
 
 def _help(usage: str, summary: str | None, classes: Sequence[type]) -> str:

@@ -19,6 +19,7 @@ from visionsam_hf.config import as_plain, input_paths
 from visionsam_hf.errors import UserError
 
 RECORD = "stage.json"
+_STARTED_AS = "started_as.json"  # in an unfinished directory only
 PACKAGED_MODEL = "visionsam-tiny"
 _VERSIONED = ("visionsam_hf", "torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub", "evaluate", "numpy")
 # Where an output goes is not part of what it is.
@@ -130,7 +131,8 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
     Args:
         stage: the command's name.
         settings: its dataclass, with `output_dir`.
-        resumable: a failed or killed run leaves its `.partial` directory for the next one to continue.
+        resumable: a failed or killed run leaves its `.partial` directory for the next one to continue, if that has the
+            same settings and inputs.
         into_existing: move the files into `output_dir` one by one instead of replacing it (it holds other stages).
 
     Raises:
@@ -148,9 +150,12 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
     started = time.perf_counter()
     if is_main_process():
         try:
-            if work.exists() and not resumable:
+            started_as = {"settings": _compared(as_plain(settings)), "inputs": inputs}
+            if work.exists() and not (resumable and _continues(work, started_as)):
                 shutil.rmtree(work)
             work.mkdir(parents=True, exist_ok=True)
+            if resumable:
+                (work / _STARTED_AS).write_text(json.dumps(started_as), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{work}: cannot be written ({error.strerror}); choose another output_dir") from None
     _wait_for_everyone()
@@ -163,6 +168,7 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
         raise
     _wait_for_everyone()
     if is_main_process():
+        (work / _STARTED_AS).unlink(missing_ok=True)
         record = {
             "stage": stage,
             "settings": as_plain(settings),
@@ -184,6 +190,14 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
         else:
             _replace_directory(work, final)
     _wait_for_everyone()
+
+
+def _continues(work: Path, started_as: dict[str, Any]) -> bool:
+    """Whether an unfinished directory was begun with the same settings and inputs, so that it may be continued."""
+    try:
+        return json.loads((work / _STARTED_AS).read_text(encoding="utf-8")) == started_as
+    except (OSError, ValueError):
+        return False
 
 
 def _replace_directory(work: Path, final: Path) -> None:
