@@ -19,6 +19,7 @@ let shownAt = 0;
 let ratings = [];
 let flickering = 0;
 let asking = null;
+let waiting = 0;
 
 const outbox = new Outbox({
   onChange: (waiting, refused) => screens.saved(waiting, refused, outbox?.failed),
@@ -94,8 +95,14 @@ function show(task) {
 function stop() {
   phase = "stopped";
   if (!progress || outbox.entries.length) {
-    screens.message("Waiting for the server", "Your answers are kept in this browser and go out as soon as it is back.");
-    setTimeout(() => { if (phase === "stopped") fetchMore(); }, 1500);
+    // Usually a moment: the last task stays on the screen, so that nothing flashes.
+    screens.ask("The next task is on its way …");
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      if (phase !== "stopped" || !outbox.entries.length) return;
+      screens.message("Waiting for the server", "Your answers are kept in this browser and go out as soon as it is back.");
+      outbox.flush();
+    }, 2500);
     return;
   }
   const { calibration } = progress;

@@ -103,8 +103,7 @@ export class Outbox {
 function openDatabase() {
   const opening = indexedDB.open("visionsam-annotate", 1);
   opening.onupgradeneeded = () => {
-    opening.result.createObjectStore("outbox", { autoIncrement: true });
-    opening.result.createObjectStore("refused", { autoIncrement: true });
+    for (const name of ["outbox", "refused"]) opening.result.createObjectStore(name, { keyPath: "key", autoIncrement: true });
   };
   return request(opening);
 }

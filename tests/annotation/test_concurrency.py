@@ -1,0 +1,121 @@
+"""Many annotators over HTTP while the server is killed again and again: no acknowledged answer is lost."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+from sqlalchemy import select
+
+from tests.annotation.browser import Client, ranking_event
+from tests.annotation.candidate_sets import write_candidate_set
+from visionsam_hf.annotation.answers import load_answers
+from visionsam_hf.annotation.projection import rebuild, snapshot
+from visionsam_hf.annotation.tables import events, open_engine, reading
+from visionsam_hf.annotation.users import add_user, read_secret
+
+# VISIONSAM_STRESS=1 runs the size that the documentation reports.
+ANNOTATORS, TASKS, KILLS = (8, 300, 20) if os.environ.get("VISIONSAM_STRESS") else (4, 6, 2)
+OVERLAP = 3
+_SERVE = (
+    "import sys; from visionsam_hf.stages.annotate import ServeSettings, run_serve; "
+    "run_serve(ServeSettings(candidates=sys.argv[1], store=sys.argv[2], port=int(sys.argv[3]), overlap=int(sys.argv[4])))"
+)
+
+
+class Server:
+    """The real server in a process of its own, that can be killed and started again."""
+
+    def __init__(self, *arguments):
+        self._command = [sys.executable, "-c", _SERVE, *map(str, arguments)]
+        self.process = None
+
+    def start(self):
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def work_through(address, token, deadline, acknowledged, problems):
+    """One annotator: claim, rank, claim; keeps what was not acknowledged and sends it again, as the page does."""
+    rng = random.Random(token)
+    client, waiting = None, []
+    while time.monotonic() < deadline:
+        try:
+            client = client or Client(address, token, timeout=10)
+            if waiting:
+                reply = client.send(*waiting)
+                problems += [result for result in reply["results"] if not result["ok"]]
+                acknowledged += [result["uuid"] for result in reply["results"] if result["ok"]]
+                waiting = []
+            else:
+                reply = client.claim()
+        except (OSError, ValueError, AssertionError, EOFError) as error:
+            if isinstance(error, AssertionError) and b"" != error.args[:1]:
+                client = None
+            time.sleep(0.05)
+            continue
+        except Exception as error:  # http.client's, when the server dies in the middle of an answer
+            if type(error).__module__ != "http.client":
+                problems.append(repr(error))
+                return
+            time.sleep(0.05)
+            continue
+        if not reply["tasks"]:
+            if reply["progress"]["done"] >= reply["progress"]["wanted"]:
+                return
+            time.sleep(0.1)
+        waiting = [ranking_event(task, rng.sample([1, 2, 3], 3)) for task in reply["tasks"][:2]]
+    problems.append("out of time")
+
+
+def test_every_acknowledged_answer_survives_sigkill(tmp_path, free_port):
+    candidates = write_candidate_set(tmp_path / "candidates", {"train": TASKS}, size=32)
+    store = str(tmp_path / "store.sqlite")
+    engine, secret = open_engine(store, create=True), read_secret()
+    tokens = [add_user(engine, secret, f"annotator {number}") for number in range(ANNOTATORS)]
+    server = Server(candidates, store, free_port, OVERLAP)
+    server.start()
+    deadline = time.monotonic() + 60 + 6 * TASKS + 30 * KILLS
+    acknowledged, problems = [], []
+    people = [
+        threading.Thread(target=work_through, args=(f"http://127.0.0.1:{free_port}", token, deadline, acknowledged, problems))
+        for token in tokens
+    ]
+    for person in people:
+        person.start()
+    kills = 0
+    try:
+        while any(person.is_alive() for person in people):
+            share = (kills + 1) / (KILLS + 1)
+            if kills < KILLS and len(acknowledged) >= share * TASKS * OVERLAP:
+                server.kill()
+                kills += 1
+                server.start()
+            time.sleep(0.02)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            server.kill()
+    assert problems == []
+    assert kills == KILLS
+    answers = load_answers(engine)
+    stored = [answer for answer in answers if answer.round == 0]
+    assert Counter(answer.task_id for answer in stored) == dict.fromkeys(range(1, TASKS + 1), OVERLAP)
+    assert len({(answer.task_id, answer.annotator) for answer in stored}) == TASKS * OVERLAP
+    assert not any(answer.surplus for answer in stored)
+    with reading(engine) as connection:
+        kept = set(connection.execute(select(events.c.uuid)).scalars())
+        before = snapshot(connection)
+    assert set(acknowledged) <= kept
+    assert len(acknowledged) == len(set(acknowledged))
+    rebuild(engine)
+    with reading(engine) as connection:
+        assert snapshot(connection) == before
+    print(f"{ANNOTATORS} annotators, {TASKS} tasks, {kills} kills: {len(acknowledged)} acknowledged, {len(kept)} events")
