@@ -5,6 +5,10 @@ import uuid
 
 import pytest
 
+pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
+pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
+
+from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
 from visionsam_hf.annotation.archive import backup, dump, restore
 from visionsam_hf.annotation.projection import snapshot
 from visionsam_hf.annotation.submission import Submission

@@ -10,10 +10,16 @@ import threading
 import time
 from collections import Counter
 
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
+pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
+
 from sqlalchemy import select
 
 from tests.annotation.browser import Client, ranking_event
 from tests.annotation.candidate_sets import write_candidate_set
+from tests.annotation.fixtures import free_port, own_secret  # noqa: F401
 from visionsam_hf.annotation.answers import load_answers
 from visionsam_hf.annotation.projection import rebuild, snapshot
 from visionsam_hf.annotation.tables import events, open_engine, reading

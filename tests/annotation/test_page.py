@@ -8,7 +8,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
+pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
+
 from tests.annotation.candidate_sets import write_candidate_set
+from tests.annotation.fixtures import free_port, own_secret, served  # noqa: F401
 from visionsam_hf.annotation.answers import load_answers
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

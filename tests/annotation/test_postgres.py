@@ -10,9 +10,14 @@ import uuid
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
+pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
+
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DatabaseError
 
+from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
 from visionsam_hf.annotation.archive import backup, dump, restore
 from visionsam_hf.annotation.projection import rebuild, snapshot
 from visionsam_hf.annotation.submission import Submission

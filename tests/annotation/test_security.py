@@ -5,8 +5,12 @@ import stat
 
 import pytest
 
+pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
+pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
+
 from tests.annotation.browser import Client, ranking_event
 from tests.annotation.candidate_sets import write_candidate_set
+from tests.annotation.fixtures import free_port, own_secret, served  # noqa: F401
 from visionsam_hf.annotation.security import MAX_BODY
 from visionsam_hf.annotation.serving import admit, allowed_hosts, bind, is_loopback
 from visionsam_hf.annotation.tables import annotator, open_engine, reading

@@ -3,9 +3,13 @@
 import uuid
 
 import pytest
+pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
+pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
+
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DatabaseError
 
+from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
 from visionsam_hf.annotation.projection import rebuild, snapshot
 from visionsam_hf.annotation.store import LEASE_SECONDS, Refused
 from visionsam_hf.annotation.submission import Submission

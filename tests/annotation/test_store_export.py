@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
+pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
+
 from tests.annotation.candidate_sets import write_candidate_set
+from tests.annotation.fixtures import own_secret  # noqa: F401
 from visionsam_hf.config import build_settings
 from visionsam_hf.data import load_split
 from visionsam_hf.errors import UserError
@@ -81,6 +85,22 @@ def test_stats_write_a_page_and_json(ranked, capsys):
     page = (root / "stats/agreement.html").read_text()
     assert "http" not in page.replace("http-equiv", "") and "<svg" in page and "Simulated" in page
     assert "agreement.html" in capsys.readouterr().out
+
+
+def test_exported_pairs_train_a_step(ranked, model, tmp_path):
+    from conftest import tiny_processor
+
+    from visionsam_hf import SamDPOConfig, SamDPOTrainer
+
+    _, root = ranked
+    visionsam("export", store=str(root / "s.sqlite"), output_dir=str(root / "pairs"), kind="oracle")
+    rows = load_split(str(root / "pairs"), "train", kind="preference")
+    args = SamDPOConfig(
+        output_dir=str(tmp_path / "out"), max_steps=1, logging_steps=1, per_device_train_batch_size=2, disable_tqdm=True, use_cpu=True
+    )
+    trainer = SamDPOTrainer(model, args, rows, processing_class=tiny_processor())
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] > 0
 
 
 def test_verbs_say_what_is_wrong(ranked, tmp_path):

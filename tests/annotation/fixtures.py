@@ -1,7 +1,6 @@
-"""A filled store and a served page over small candidate sets."""
+"""Fixtures: a filled store and a served page over small candidate sets. A test module imports those it uses."""
 
 import contextlib
-import importlib.util
 import socket
 import threading
 import time
@@ -9,12 +8,6 @@ import time
 import pytest
 
 from tests.annotation.candidate_sets import write_candidate_set
-
-HAS_EXTRA = all(importlib.util.find_spec(name) for name in ("sqlalchemy", "fastapi", "uvicorn"))
-_NEED_EXTRA = ("archive", "concurrency", "page", "postgres", "security", "server", "store", "store_export")
-# These modules import the extra [annotate] at their top; the oracle's tests do without it.
-collect_ignore = [] if HAS_EXTRA else [f"test_{name}.py" for name in _NEED_EXTRA]
-
 
 @pytest.fixture(autouse=True)
 def own_secret(tmp_path, monkeypatch):
