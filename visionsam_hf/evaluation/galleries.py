@@ -149,15 +149,15 @@ def _candidate_cells(
     cells = []
     for index, (mask, score, iou) in enumerate(zip(masks, scores, ious)):
         reached = "" if iou is None else f", IoU {iou:.2f}"
-        source = f" ({sources[index]})" if sources and sources[index] else ""
-        title = f"Candidate {index + 1}{source}"
+        title = f"Candidate {index + 1}"
+        source = f", from {sources[index].replace('_', ' ')}" if len(set(sources)) > 1 else ""
         picture = thumbnail(image, box, marked=mask, truth=truth)
         cells.append(
             Cell(
                 picture,
                 f"{title}: score {score:.2f}{reached}",
                 title,
-                f"score {score:.2f}{reached}",
+                f"score {score:.2f}{reached}{source}",
                 best=iou is not None and iou == max(ious),
             )
         )
