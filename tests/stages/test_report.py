@@ -14,6 +14,7 @@ from visionsam_hf.config import build_settings  # noqa: E402
 from visionsam_hf.data import load_split, write_splits  # noqa: E402
 from visionsam_hf.errors import UserError  # noqa: E402
 from visionsam_hf.evaluation.evaluator import score_dataset, summarise  # noqa: E402
+from visionsam_hf.evaluation.galleries import preference_gallery  # noqa: E402
 from visionsam_hf.evaluation.per_sample import FILE, read_columns, write_groups  # noqa: E402
 from visionsam_hf.schema import (  # noqa: E402
     candidate_features,
@@ -60,10 +61,10 @@ def write_candidates(directory, data):
     return str(directory)
 
 
-def write_preferences(directory, data):
+def write_preferences(directory, data, *, chosen=0, rejected=2):
     def rows():
         for number, (common, masks) in enumerate(prompts(data)):
-            pair = {"chosen": encode_mask(masks[0]), "rejected": encode_mask(masks[2]), "margin": number / 7, "votes": 3}
+            pair = {"chosen": encode_mask(masks[chosen]), "rejected": encode_mask(masks[rejected]), "margin": number / 7, "votes": 3}
             yield common | pair | {"candidates": [], "annotations": []}
 
     write_splits(directory, {"train": rows()}, preference_features(CATEGORIES), card=CARD)
@@ -225,3 +226,10 @@ def test_a_data_set_of_one_image_has_no_interval(tmp_path):
     Page(page)
 
 
+
+
+@pytest.mark.parametrize("chosen, rejected, best", [(0, 2, "Chosen"), (2, 0, "Rejected")])
+def test_the_better_mask_of_a_pair_is_marked_by_the_truth(inputs, tmp_path, chosen, rejected, best):
+    directory = write_preferences(tmp_path / "pairs", inputs["dataset"], chosen=chosen, rejected=rejected)
+    marked = {cell.title for row in preference_gallery(directory) for cell in row.cells if cell.best}
+    assert marked == {best}

@@ -237,16 +237,18 @@ def preference_gallery(directory: str) -> list[PictureRow]:
         truth = _stored_mask(row["truth"])
         shown = PictureRow(f"Margin {item['value']:.2f}", row["image_id"])
         shown.cells.append(Cell(thumbnail(image, row["box"], show_box=True), "Photograph with the box", "Photograph"))
-        for name in ("chosen", "rejected"):
-            mask = _stored_mask(row[name])
-            reached = f"IoU {_iou(mask, truth):.2f}" if truth is not None else ""
+        masks = {name: _stored_mask(row[name]) for name in ("chosen", "rejected")}
+        ious = {name: None if truth is None else _iou(mask, truth) for name, mask in masks.items()}
+        for name, mask in masks.items():
+            reached = "" if truth is None else f"IoU {ious[name]:.2f}"
             shown.cells.append(
                 Cell(
                     thumbnail(image, row["box"], marked=mask, truth=truth),
                     f"The {name} mask. {reached}".strip(),
                     name.capitalize(),
                     reached,
-                    best=name == "chosen",
+                    # By the truth: annotators, and noise, can choose the worse mask, and that must show.
+                    best=truth is not None and ious[name] == max(ious.values()),
                 )
             )
         gallery.append(shown)
