@@ -137,6 +137,36 @@ def test_sft_then_predict_equals_plain_transformers(capsys, tmp_path, model_dir,
             assert json.loads(printed.out)["scores"][name] == pytest.approx(float(score), abs=1e-3)
 
 
+def test_training_resumes_from_its_checkpoint(tmp_path, model_dir, data_dir, monkeypatch, capsys):
+    """A run that dies after a checkpoint continues, and ends with the weights of an undisturbed run."""
+    from visionsam_hf.trainer.sft_trainer import SamSFTTrainer
+
+    arguments = [
+        "sft", "--model_name_or_path", model_dir, "--dataset", data_dir, "--max_steps", 6, "--use_cpu", "true",
+        "--per_device_train_batch_size", 2, "--save_strategy", "steps", "--save_steps", 2, "--learning_rate", "1e-2",
+        "--box_jitter", 0.1, "--embeddings", tmp_path / "cache",
+    ]
+    assert run(*arguments, "--output_dir", tmp_path / "whole", capsys=capsys)[0] == 0
+    real, steps = SamSFTTrainer.prompt_losses, []
+
+    def die_at_step_5(self, *given):
+        steps.append(self.state.global_step)
+        if self.state.global_step == 4 and steps.count(4) == 1:
+            raise KeyboardInterrupt
+        return real(self, *given)
+
+    monkeypatch.setattr(SamSFTTrainer, "prompt_losses", die_at_step_5)
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments, "--output_dir", tmp_path / "broken", capsys=capsys)
+    assert not (tmp_path / "broken").exists() and (tmp_path / "broken.partial" / "checkpoint-4").is_dir()
+    assert run(*arguments, "--output_dir", tmp_path / "broken", capsys=capsys)[0] == 0
+    assert steps == [0, 1, 2, 3, 4, 4, 5]
+    whole, broken = (SamModel.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "broken"))
+    for name, value in whole.items():
+        torch.testing.assert_close(broken[name], value, rtol=1e-5, atol=1e-6)
+    assert not list((tmp_path / "broken").glob("checkpoint-*")) and not (tmp_path / "broken.partial").exists()
+
+
 def test_unexpected_errors_are_not_hidden(monkeypatch):
     def explode(*_):
         raise ZeroDivisionError

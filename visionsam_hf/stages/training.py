@@ -1,6 +1,6 @@
 """What the two training stages share: run a trainer in the stage's directory, resume it, and write the model."""
 
-import copy
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +26,7 @@ def choose_images(rows: datasets.Dataset, settings: Any) -> datasets.Dataset:
 def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrainer]) -> None:
     """Train with the stage's own settings as arguments; a killed run continues from its last checkpoint."""
     with stage_run(stage, settings, resumable=True) as run:
-        args = copy.copy(settings)
-        args.output_dir = str(run.directory)
-        trainer = make_trainer(args)
+        trainer = make_trainer(_arguments(settings, run.directory))
         trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
         result = trainer.train(resume_from_checkpoint=get_last_checkpoint(run.directory))
         evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
@@ -48,6 +46,13 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrai
             )
             if hasattr(trainer, "dropped_pairs"):
                 run.results["dropped_pairs"] = trainer.dropped_pairs
+
+
+def _arguments(settings: Any, directory: Path) -> Any:
+    """The trainer's own arguments among the stage's settings; checkpoints pickle them, so their class must be importable."""
+    cls = next(base for base in type(settings).__mro__ if base.__module__.startswith("visionsam_hf.trainer."))
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(cls) if field.init}
+    return cls(**{**values, "output_dir": str(directory)})
 
 
 def _clean(directory: Path) -> None:
