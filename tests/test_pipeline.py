@@ -96,25 +96,35 @@ def test_the_papers_recipe_says_what_the_paper_says():
 
 
 def test_the_papers_first_steps_on_a_small_model(tmp_path, monkeypatch):
-    """recipes/visionsam with a random SAM of another size and a folder of masks: nothing in it says 1024 or 256."""
+    """recipes/visionsam on a folder in VISION's layout, with a random SAM of another size: nothing in it says 1024 or 256."""
     import numpy as np
-    from conftest import disc, photograph
-    from PIL import Image
+    from conftest import photograph
 
     monkeypatch.chdir(tmp_path)
     for category in ("Cable", "Ring"):
-        folder = tmp_path / "vision" / category / "Imgs"
-        folder.mkdir(parents=True)
-        for index in range(6):
-            mask = disc(60, 80, 20 + 5 * index, 30, 8)
-            photograph(mask, index).save(folder / f"{index}.jpg")
-            Image.fromarray(np.uint8(mask) * 255).save(folder / f"{index}.png")
+        for part in ("train", "val"):
+            folder = tmp_path / "vision" / category / part
+            folder.mkdir(parents=True)
+            images, annotations = [], []
+            for index in range(5):
+                x1, y1, x2, y2 = 10 + 5 * index, 15, 30 + 5 * index, 40
+                mask = np.zeros((60, 80), bool)
+                mask[y1:y2, x1:x2] = True
+                photograph(mask, index).save(folder / f"{index:06d}.jpg")
+                images.append({"id": index, "file_name": f"{index:06d}.jpg", "height": 60, "width": 80})
+                polygon = [x1, y1, x2, y1, x2, y2, x1, y2]
+                annotations.append(
+                    {"id": index, "image_id": index, "category_id": 1, "segmentation": [polygon], "iscrowd": 0,
+                     "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+                )
+            coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "Break"}]}
+            (folder / "_annotations.coco.json").write_text(json.dumps(coco))
     save_model(initialise(tiny_config(), seed=0), tiny_processor(), "model")
     short = {"max_steps": "2", "use_cpu": "true", "learning_rate": "1e-3"}
     run_pipeline(
         RECIPES / "visionsam",
         changes={
-            "build": {"data_dir": "vision", "heldout_categories": "[Ring]", "validation": "0.2", "test": "0.2"},
+            "build": {"data_dir": "vision", "heldout_categories": "[Ring]", "validation": "0.2", "num_proc": "1"},
             "embed": {"model_name_or_path": "model"},
             "sft": {"model_name_or_path": "model", **short},
             "dpo": short,
