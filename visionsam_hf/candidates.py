@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from transformers import SamModel, SamProcessor
 
-from visionsam_hf.embeddings import EmbeddingCache, decode_image
+from visionsam_hf.embeddings import EmbeddingCache
 from visionsam_hf.errors import UserError
 from visionsam_hf.geometry import logits_to_original
-from visionsam_hf.inference import encode_image, predict_at
+from visionsam_hf.inference import iterate_embeddings, predict_at
 from visionsam_hf.modeling import image_side
 from visionsam_hf.prompts import jitter_box
 from visionsam_hf.schema import decode_rle, encode_mask, encode_rle
@@ -114,14 +114,8 @@ def generate_candidates(
     unknown = [source for source in sources if source not in SOURCES]
     if unknown or not sources:
         raise UserError(f"candidate_source: {unknown or 'empty'}; choose from {', '.join(SOURCES)}")
-    rows = dataset.cast_column("image", datasets.Image(decode=False))
-    keys = cache.add(dataset) if cache is not None else None
     done = 0
-    for index in range(len(rows)):
-        row = rows[index]
-        if not row["objects"]:
-            continue
-        embedding = cache[keys[index]] if keys else encode_image(model, processor, decode_image(row["image"]))
+    for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
         for object_index, item in enumerate(row["objects"]):
             if max_prompts is not None and done >= max_prompts:
                 return

@@ -63,15 +63,9 @@ def iterate_predictions(
     Yields:
         One `PromptResult` an object.
     """
-    rows = dataset.cast_column("image", datasets.Image(decode=False))
-    keys = cache.add(dataset, progress=False) if cache is not None else None
     names = dataset.features["category"].names
     done = 0
-    for index in range(len(rows)):
-        row = rows[index]
-        if not row["objects"]:
-            continue
-        embedding = cache[keys[index]] if keys else encode_image(model, processor, decode_image(row["image"]))
+    for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
         truths = [decode_rle(item["rle"]) for item in row["objects"]]
         boxes = np.array([item["box"] for item in row["objects"]], np.float32)
         for start in range(0, len(truths), batch_size):
@@ -97,6 +91,19 @@ def iterate_predictions(
             done += stop - start
             if max_prompts is not None and done >= max_prompts:
                 return
+
+
+def iterate_embeddings(
+    model: SamModel, processor: SamProcessor, dataset: datasets.Dataset, *, cache: EmbeddingCache | None
+) -> Iterator[tuple[int, dict, torch.Tensor]]:
+    """Every row that has objects: its index, the row with its image undecoded, and the image's (C, h, w) embedding."""
+    rows = dataset.cast_column("image", datasets.Image(decode=False))
+    keys = cache.add(dataset) if cache is not None else None
+    for index in range(len(rows)):
+        row = rows[index]
+        if row["objects"]:
+            known = keys is not None
+            yield index, row, cache[keys[index]] if known else encode_image(model, processor, decode_image(row["image"]))
 
 
 @torch.inference_mode()
