@@ -35,3 +35,9 @@ def test_a_category_keeps_its_draw_when_another_comes():
     first = [("a", str(number)) for number in range(30)]
     more = first + [("b", f"b{number}") for number in range(9)]
     assert assign_splits(first, test=0.3) == assign_splits(more, test=0.3)[:30]
+
+
+def test_a_piece_too_big_for_a_split_goes_to_train():
+    images = [("a", "big")] * 8 + [("a", "small")] * 2
+    splits = assign_splits(images, test=0.2, seed=0)
+    assert set(splits[:8]) == {"train"} and set(splits[8:]) == {"test"}
