@@ -11,9 +11,12 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
 pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
+from sqlalchemy import select
+
 from tests.annotation.candidate_sets import write_candidate_set
 from tests.annotation.fixtures import free_port, own_secret, served  # noqa: F401
 from visionsam_hf.annotation.answers import load_answers
+from visionsam_hf.annotation.tables import events, reading
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -328,6 +331,8 @@ def test_a_hundred_tasks_with_two_keys_each(served, visit, tmp_path, record_prop
     wait_saved(page)
     times = sorted(page.evaluate("window.times"))
     assert len(rankings(served)) == count
+    with reading(served.engine) as connection:
+        assert set(connection.execute(select(events.c.kind)).scalars()) == {"submit"}, "no task was asked twice"
     median = times[len(times) // 2]
     record_property("median_ms", median)
     print(f"key to next task painted: median {median:.0f} ms, 95% {times[int(0.95 * len(times))]:.0f} ms, {count} tasks")

@@ -35,7 +35,7 @@ def scale_plot(lines: Sequence[tuple[str, float | None, Sequence[float | None] |
 
 def bar_plot(bars: Sequence[tuple[str, float]], *, expected: float | None = None, unit: str = "") -> str:
     """Upright bars; `expected` is a dashed line across them."""
-    height, base, top = 210, 178, 22
+    height, base, top = 224, 178, 10
     most = max([value for _, value in bars] + [expected or 0, 1e-9])
     step = (_WIDTH - 40) / max(len(bars), 1)
     parts = []
@@ -47,7 +47,7 @@ def bar_plot(bars: Sequence[tuple[str, float]], *, expected: float | None = None
         )
         if len(bars) <= 10:
             parts.append(
-                f'<text class="value" x="{x + step / 2:.1f}" y="{base - tall - 6:.1f}" text-anchor="middle">{value:g}</text>'
+                f'<text class="value inside" x="{x + step / 2:.1f}" y="{base - 10}" text-anchor="middle">{value:g}</text>'
             )
         if label:
             parts.append(f'<text class="quiet" x="{x + step / 2:.1f}" y="{base + 18}" text-anchor="middle">{escape(label)}</text>')

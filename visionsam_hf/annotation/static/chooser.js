@@ -22,9 +22,9 @@ export class Chooser {
   pick(pane) {
     if (this.groups === 1) return;
     if (this.best === null) {
+      // Always two keys, also when only one mask is left to be worst: hands keep their rhythm, and a second key that
+      // came too early would rank the next task.
       this.best = pane;
-      // With two distinct masks the second key would have one answer.
-      if (this.groups === 2) this.worst = this.twins.findIndex((twin) => twin !== this.twins[pane]);
     } else if (this.isBest(pane)) {
       this.best = null; // pressed again: taken back
     } else {

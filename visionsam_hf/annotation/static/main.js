@@ -9,6 +9,8 @@ import * as screens from "/static/screens.js";
 const $ = (selector) => document.querySelector(selector);
 const panes = new Panes();
 const queue = [];
+// Tasks that came in since the start: a reply that was on its way while one was answered must not bring it back.
+const known = new Set();
 const HISTORY = "visionsam-history";
 
 let progress = null;
@@ -33,10 +35,10 @@ function receive(reply) {
   progress = reply.progress;
   showProgress();
   const pending = outbox.pending();
-  const known = new Set([current?.id, ...queue.map((item) => item.id)]);
   for (const task of reply.tasks) {
     const isAnswered = pending.has(task.id) && pending.get(task.id) !== "undo";
     if (known.has(task.id) || isAnswered) continue;
+    known.add(task.id);
     queue.push({ id: task.id, ready: load(task) });
   }
   if (phase === "start" || phase === "stopped") next();
@@ -202,12 +204,10 @@ async function undo() {
   phase = "loading";
   const kept = recent.has(id) ? recent.get(id) : null;
   current = { id };
+  known.add(id);
   answer("undo");
   if (unfinished) queue.unshift({ id: unfinished.id, ready: Promise.resolve(unfinished) });
   const task = kept || (await outbox.flush().then(() => get(`/api/task/${id}`)).then(load).catch(() => null));
-  // The server may have given the task back already.
-  const twin = queue.findIndex((item) => item.id === id);
-  if (twin >= 0) queue.splice(twin, 1);
   if (task) show(task);
   else next();
 }
@@ -411,6 +411,7 @@ async function start() {
     return;
   }
   queue.length = 0;
+  known.clear();
   current = null;
   await outbox.open(progress.annotator);
   phase = "stopped";

@@ -55,8 +55,9 @@ export class Panes {
     this.regions = [];
     this.onLasso = () => {};
     this.listen();
-    new ResizeObserver(() => this.schedule()).observe(document.querySelector("#panes"));
-    new ResizeObserver(() => this.schedule()).observe(document.querySelector(".side"));
+    // Marks and numbers under a pane make its canvas smaller while the pane keeps its size.
+    const resized = new ResizeObserver(() => this.schedule());
+    for (const canvas of [...this.canvases, this.raw, this.difference]) resized.observe(canvas);
   }
 
   show(task) {
