@@ -43,9 +43,15 @@ def test_dice_by_hand():
     target = torch.tensor([[[1.0, 1.0], [0.0, 1.0]]])
     valid = torch.tensor([[[True, True], [True, False]]])
     # One pixel overlaps; two are predicted and two are true.
-    assert dice_loss(logits, target, valid).tolist() == pytest.approx([1 - (2 * 1 + 1) / (2 + 2 + 1)])
+    assert dice_loss(logits, target, valid).tolist() == pytest.approx([1 - (2 * 1 + 0.05) / (2 + 2 + 0.05)])
     empty = torch.full((1, 2, 2), -50.0)
     assert dice_loss(empty, torch.zeros(1, 2, 2)).tolist() == pytest.approx([0.0])
+
+
+def test_dice_does_not_reward_predicting_nothing():
+    target = torch.zeros(1, 8, 8)
+    target[0, 0, :2] = 1
+    assert dice_loss(torch.full((1, 8, 8), -50.0), target).item() > 0.97
 
 
 def test_iou_by_hand():
