@@ -169,19 +169,7 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
     _wait_for_everyone()
     if is_main_process():
         (work / _STARTED_AS).unlink(missing_ok=True)
-        record = {
-            "stage": stage,
-            "settings": as_plain(settings),
-            "inputs": inputs,
-            "fingerprint": _content_hash(work),
-            "versions": _versions(),
-            "seed": getattr(settings, "seed", None),
-            "wall_seconds": round(time.perf_counter() - started, 3),
-            "peak_memory_mb": _peak_memory_mb(),
-            "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
-            "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "results": run.results,
-        }
+        record = _record(stage, settings, inputs, run, time.perf_counter() - started)
         (work / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         if into_existing:
             for file in sorted(work.iterdir(), key=lambda item: item.name == RECORD):
@@ -190,6 +178,23 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
         else:
             _replace_directory(work, final)
     _wait_for_everyone()
+
+
+def _record(stage: str, settings: Any, inputs: dict[str, str], run: StageRun, seconds: float) -> dict[str, Any]:
+    """What `stage.json` says of a stage whose files are all written."""
+    return {
+        "stage": stage,
+        "settings": as_plain(settings),
+        "inputs": inputs,
+        "fingerprint": _content_hash(run.directory),
+        "versions": _versions(),
+        "seed": getattr(settings, "seed", None),
+        "wall_seconds": round(seconds, 3),
+        "peak_memory_mb": _peak_memory_mb(),
+        "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
+        "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "results": run.results,
+    }
 
 
 def _continues(work: Path, started_as: dict[str, Any]) -> bool:

@@ -40,18 +40,18 @@ def run_oracle(settings: OracleSettings) -> None:
     from visionsam_hf.annotation.card import oracle_card
     from visionsam_hf.annotation.tally import Tally
     from visionsam_hf.config import as_plain
-    from visionsam_hf.data import write_card, write_splits
+    from visionsam_hf.data import write_card, write_preferences
     from visionsam_hf.schema import preference_features
 
     with stage_run("annotate", settings) as run:
         datasets = _load_candidates(settings.candidates, settings.splits)
         tallies = {split: Tally() for split in datasets}
-        features = preference_features(next(iter(datasets.values())).features["category"].names)
+        categories = next(iter(datasets.values())).features["category"].names
         plain = as_plain(settings)
-        written = write_splits(
+        written = write_preferences(
             run.directory,
             {split: _oracle_rows(dataset, split, settings, tallies[split]) for split, dataset in datasets.items()},
-            features,
+            categories,
             card=oracle_card(settings.candidates, plain, {}),
         )
         if not any(written.values()):
@@ -60,7 +60,8 @@ def run_oracle(settings: OracleSettings) -> None:
                 "generate candidates that differ more"
             )
         summaries = {split: tally.summary() for split, tally in tallies.items()}
-        write_card(run.directory, oracle_card(settings.candidates, plain, summaries), features, written)
+        card = oracle_card(settings.candidates, plain, summaries)
+        write_card(run.directory, card, preference_features(categories), written)
         run.results["splits"] = summaries
         if settings.store:
             _oracle_into_store(settings, datasets)
@@ -265,18 +266,17 @@ def run_export(settings: ExportSettings) -> None:
     from visionsam_hf.annotation.answers import load_answers
     from visionsam_hf.annotation.card import human_card
     from visionsam_hf.annotation.export import Exporter
-    from visionsam_hf.data import write_splits
-    from visionsam_hf.schema import preference_features
+    from visionsam_hf.data import write_preferences
 
     engine, known, datasets = _open_store(settings)
     figures, page = _statistics(settings)
     with stage_run("annotate", settings) as run:
         exporter = Exporter(load_answers(engine), settings.kind, settings.min_votes)
-        features = preference_features(next(iter(datasets.values())).features["category"].names)
-        written = write_splits(
+        categories = next(iter(datasets.values())).features["category"].names
+        written = write_preferences(
             run.directory,
             {split: exporter.rows(split, dataset) for split, dataset in datasets.items()},
-            features,
+            categories,
             card=human_card(known.candidates, figures, settings.kind),
         )
         if not any(written.values()):
