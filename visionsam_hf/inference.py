@@ -1,7 +1,9 @@
 """Masks for the objects of a data set, at the original size: what evaluation, candidates and `predict` build on."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -14,6 +16,8 @@ from visionsam_hf.geometry import logits_to_original, to_square
 from visionsam_hf.modeling import image_side
 from visionsam_hf.prompts import interior_point, negative_point
 from visionsam_hf.schema import decode_rle
+
+Encoded = TypeVar("Encoded")
 
 
 @dataclass(frozen=True)
@@ -63,33 +67,58 @@ def iterate_predictions(
     Yields:
         One `PromptResult` an object.
     """
+
+    def answer(embedding: torch.Tensor, boxes: np.ndarray, truths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        logits, scores = predict_prompts(model, embedding, boxes, truths, prompt)
+        full = logits_to_original(logits, truths[0].shape, image_side(model)) > 0
+        return full.cpu().numpy(), scores.float().cpu().numpy()
+
+    rows = iterate_embeddings(model, processor, dataset, cache=cache)
     names = dataset.features["category"].names
-    done = 0
-    for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
+    return iterate_answers(rows, names, answer, prompt=prompt, batch_size=batch_size, max_prompts=max_prompts)
+
+
+def iterate_answers(
+    rows: Iterable[tuple[int, dict, Encoded]],
+    names: Sequence[str],
+    answer: Callable[[Encoded, np.ndarray, Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray]],
+    *,
+    prompt: str,
+    batch_size: int = 8,
+    max_prompts: int | None = None,
+) -> Iterator[PromptResult]:
+    """Ask whatever answers prompts for every object of some rows.
+
+    Args:
+        rows: the row's index, the row of the segmentation schema, and the image as `answer` wants it.
+        names: of the categories.
+        answer: the encoded image, (N, 4) boxes in original pixels and N (H, W) truths to (N, 4, H, W) bool masks and
+            (N, 4) scores.
+        prompt, batch_size, max_prompts: as in `iterate_predictions`.
+    """
+    left = math.inf if max_prompts is None else max_prompts
+    for index, row, encoded in rows:
         truths = [decode_rle(item["rle"]) for item in row["objects"]]
         boxes = np.array([item["box"] for item in row["objects"]], np.float32)
         for start in range(0, len(truths), batch_size):
-            stop = min(start + batch_size, len(truths))
-            if max_prompts is not None:
-                stop = min(stop, start + max_prompts - done)
-            logits, scores = predict_prompts(model, embedding, boxes[start:stop], truths[start:stop], prompt)
-            full = (logits_to_original(logits, truths[0].shape, image_side(model)) > 0).cpu().numpy()
-            for offset in range(stop - start):
-                item = row["objects"][start + offset]
+            stop = min(start + batch_size, len(truths), start + left)
+            masks, scores = answer(encoded, boxes[start:stop], truths[start:stop])
+            for place in range(start, stop):
+                item = row["objects"][place]
                 yield PromptResult(
                     row=index,
                     image_id=row["image_id"],
                     category=names[row["category"]],
-                    object_index=start + offset,
+                    object_index=place,
                     defect=item["defect"],
                     box=tuple(float(value) for value in item["box"]),
                     prompt=prompt,
-                    truth=truths[start + offset],
-                    masks=full[offset],
-                    scores=scores[offset].float().cpu().numpy(),
+                    truth=truths[place],
+                    masks=masks[place - start],
+                    scores=scores[place - start],
                 )
-            done += stop - start
-            if max_prompts is not None and done >= max_prompts:
+            left -= stop - start
+            if left <= 0:
                 return
 
 
@@ -124,13 +153,24 @@ def predict_prompts(
         boxes: (N, 4) in original pixels. truths: N (H, W) bool, from which points are taken.
         prompt: the kind for all of them.
     """
+    points = prompt_points(boxes, truths, prompt)
+    return predict_at(model, embedding, boxes, points, truths[0].shape, prompt)
+
+
+def prompt_points(boxes: np.ndarray, truths: Sequence[np.ndarray], prompt: str) -> np.ndarray:
+    """(N, 2, 2) float32 positive and negative (x, y) for N objects, in original pixels; zeros where `prompt` has none.
+
+    Args:
+        boxes: (N, 4) in original pixels. truths: N (H, W) bool, from which points are taken.
+        prompt: "box", "point" or "point_pm".
+    """
     points = np.zeros((len(boxes), 2, 2), np.float32)
     if prompt != "box":
         for index, (truth, box) in enumerate(zip(truths, boxes)):
             points[index, 0] = interior_point(truth)
             if prompt == "point_pm":
                 points[index, 1] = negative_point(truth, box)
-    return predict_at(model, embedding, boxes, points, truths[0].shape, prompt)
+    return points
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """What needs no model: masks from the box alone, on the same prompts as every system."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from visionsam_hf.errors import UserError
-from visionsam_hf.schema import decode_rle
+from visionsam_hf.evaluation.per_sample import TOKENS
 
 if TYPE_CHECKING:
     from visionsam_hf.inference import PromptResult
@@ -113,29 +113,18 @@ def iterate_baseline(
         dataset: rows of the segmentation schema.
         max_prompts: stop after so many.
     """
-    from visionsam_hf.inference import PromptResult
+    from visionsam_hf.inference import iterate_answers
 
-    segment, names, given = BASELINES[name], dataset.features["category"].names, 0
-    for row, example in enumerate(dataset):
-        image = np.asarray(example["image"].convert("RGB")) if example["objects"] else None
-        for index, entry in enumerate(example["objects"]):
-            if given == max_prompts:
-                return
-            given += 1
-            mask = segment(image, tuple(entry["box"]))
-            yield PromptResult(
-                row=row,
-                image_id=example["image_id"],
-                category=names[example["category"]],
-                object_index=index,
-                defect=entry["defect"],
-                box=tuple(entry["box"]),
-                prompt="box",
-                truth=_truth(entry),
-                masks=np.broadcast_to(mask, (4, *mask.shape)),
-                scores=np.full(4, np.nan, np.float32),
-            )
+    segment = BASELINES[name]
 
+    def rows() -> Iterator[tuple[int, dict[str, Any], np.ndarray]]:
+        for index, row in enumerate(dataset):
+            if row["objects"]:
+                yield index, row, np.asarray(row["image"].convert("RGB"))
 
-def _truth(entry: dict[str, Any]) -> np.ndarray:
-    return decode_rle(entry["rle"])
+    def answer(image: np.ndarray, boxes: np.ndarray, truths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        masks = np.stack([segment(image, tuple(box)) for box in boxes.tolist()])
+        return np.repeat(masks[:, None], TOKENS, 1), np.full((len(masks), TOKENS), np.nan, np.float32)
+
+    names = dataset.features["category"].names
+    return iterate_answers(rows(), names, answer, prompt="box", batch_size=1, max_prompts=max_prompts)

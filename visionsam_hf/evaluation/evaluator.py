@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from visionsam_hf.embeddings import EmbeddingCache
     from visionsam_hf.inference import PromptResult
+    from visionsam_hf.promptable import Promptable
 
 # The predictions for a piece of a data set, at most so many.
 Predictor = Callable[[Dataset, "int | None"], "Iterator[PromptResult]"]
@@ -38,7 +39,7 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: "SamModel | str",
+    model: "SamModel | Promptable | str",
     dataset: Dataset | IterableDataset,
     *,
     processor: "SamProcessor | None" = None,
@@ -50,16 +51,16 @@ def evaluate_model(
     thresholds: CaseThresholds = CaseThresholds(),
     seed: int = 0,
 ) -> Evaluation:
-    """Evaluate SAM on every object of a segmentation data set, at the photographs' own sizes.
+    """Evaluate SAM, or its relatives, on every object of a segmentation data set, at the photographs' own sizes.
 
     Args:
-        model: a `SamModel`, or a name for `load_model`.
+        model: a `SamModel`, a `Promptable` (SAM-HQ, SAM 2, EdgeTAM), or the directory or Hub id of either.
         dataset: rows of the segmentation schema; streaming works.
-        processor: the model's; by default the one saved beside it.
+        processor: a `SamModel`'s; by default the one saved beside it.
         prompt: box, point or point_pm.
         selection: the headline's mask: token 0 (single), the best-scored of the three candidates (score) or the best by
             truth (oracle). All three are reported.
-        cache: embeddings of the same model, so that its encoder rests.
+        cache: embeddings of the same `SamModel`, so that its encoder rests.
         batch_size: prompts of one image at once.
         max_prompts: stop after so many prompts.
         thresholds: of the four failure cases.
@@ -78,7 +79,7 @@ def evaluate_model(
 
 
 def model_predictor(
-    model: "SamModel | str",
+    model: "SamModel | Promptable | str",
     *,
     processor: "SamProcessor | None" = None,
     prompt: str = "box",
@@ -88,15 +89,25 @@ def model_predictor(
     """What answers the prompts of a piece of a data set, and the model's name; arguments as in `evaluate_model`."""
     from visionsam_hf.inference import iterate_predictions
     from visionsam_hf.modeling import load_model, load_processor
+    from visionsam_hf.promptable import Promptable, iterate_promptable, load_promptable, model_family
 
-    name = model if isinstance(model, str) else model.name_or_path
-    model = (load_model(model) if isinstance(model, str) else model).eval()
+    name = model if isinstance(model, str) else ""
+    if isinstance(model, str):
+        model = load_model(model) if model_family(model) == "sam" else load_promptable(model)
+    asked = {"prompt": prompt, "batch_size": batch_size}
+    if isinstance(model, Promptable):
+        if cache is not None:
+            raise UserError(f"embeddings: a cache holds SAM's embeddings, not those of a {model.adapter.model_class}; leave it out")
+        promptable = model
+        return (
+            lambda chunk, max_prompts: iterate_promptable(promptable, chunk, max_prompts=max_prompts, **asked),
+            name or model.model.name_or_path,
+        )
+    sam, name = model.eval(), name or model.name_or_path
     processor = processor or load_processor(name)
 
     def predict(chunk: Dataset, max_prompts: int | None) -> "Iterator[PromptResult]":
-        return iterate_predictions(
-            model, processor, chunk, prompt=prompt, cache=cache, batch_size=batch_size, max_prompts=max_prompts
-        )
+        return iterate_predictions(sam, processor, chunk, cache=cache, max_prompts=max_prompts, **asked)
 
     return predict, name
 

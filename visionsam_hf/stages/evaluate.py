@@ -22,14 +22,15 @@ _BASELINE = "baseline:"
 @dataclass
 class EvaluateSettings:
     model_name_or_path: str = setting(
-        "", "a model directory, a Hub id, visionsam-tiny, or baseline:fill_box | otsu | grabcut", required=True
+        "", "directory or Hub id of a SAM, SAM-HQ, SAM 2 or EdgeTAM, visionsam-tiny, or baseline:fill_box | otsu | grabcut",
+        required=True,
     )
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
     output_dir: str = setting("", "where metrics.json and per_sample.parquet go", required=True)
     split: str = setting("heldout", "train | validation | test | heldout")
     prompt: str = setting("box", "box | point (most interior pixel) | point_pm (and a negative beside the defect)")
     selection: str = setting("single", "the headline's mask: single | score (best-scored of three) | oracle (best of three)")
-    embeddings: str = setting("", "embedding cache to read and fill")
+    embeddings: str = setting("", "embedding cache to read and fill (SAM only)")
     streaming: bool = setting(False, "read the data set as a stream, without a copy in the cache")
     batch_size: int = setting(8, "prompts of one image at once")
     max_prompts: int = setting(0, "stop after so many prompts; 0: all")
@@ -106,12 +107,16 @@ def _predictor(settings: EvaluateSettings, device: Any) -> "Predictor":
         return lambda chunk, max_prompts: iterate_baseline(baseline, chunk, max_prompts=max_prompts)
     from visionsam_hf.embeddings import EmbeddingCache
     from visionsam_hf.modeling import load_model, load_processor
+    from visionsam_hf.promptable import load_promptable, model_family
 
+    asked = {"prompt": settings.prompt, "batch_size": settings.batch_size}
+    if model_family(name) != "sam":
+        if settings.embeddings:
+            raise UserError(f"embeddings: a cache holds SAM's embeddings, and {name} is another model; remove the key")
+        return model_predictor(load_promptable(name).to(device), **asked)[0]
     model, processor = load_model(name).to(device), load_processor(name)
     cache = EmbeddingCache(settings.embeddings, model, processor) if settings.embeddings else None
-    return model_predictor(
-        model, processor=processor, prompt=settings.prompt, cache=cache, batch_size=settings.batch_size
-    )[0]
+    return model_predictor(model, processor=processor, cache=cache, **asked)[0]
 
 
 def _counted(groups: "Iterator[list[dict]]", bar: Any) -> "Iterator[list[dict]]":
