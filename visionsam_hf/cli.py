@@ -30,6 +30,7 @@ usage: visionsam COMMAND ...
   report CONFIG                     report.html and report.json from result files
   curate CONFIG                     pick images that show the anomaly clearly
   inspect DIR                       counts, sizes and a picture page of a data set
+  merge ADAPTER --output_dir D      a LoRA adapter and its base as one plain model
   predict --model M --image I (--box X1 Y1 X2 Y2 | --point X Y) --output DIR
 
 CONFIG is a YAML file; every key can be given as `--key value` too. `visionsam COMMAND --help` lists a command's keys.
@@ -46,10 +47,11 @@ STAGES = {
     "predict": "predict",
     "curate": "curate",
     "inspect": "inspect",
+    "merge": "merge",
 }
 
 # Commands whose words are settings, not a CONFIG.
-_WORDS = {"annotate users": ("action", "name"), "inspect": ("dataset",)}
+_WORDS = {"annotate users": ("action", "name"), "inspect": ("dataset",), "merge": ("adapter",)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import SamConfig, SamModel, SamProcessor
 
+from visionsam_hf.adapters import find_adapter, load_adapter, merge_adapter, save_adapter
 from visionsam_hf.errors import UserError
 from visionsam_hf.stage import looks_local, resolve_model
 
 TRAINABLE = ("mask_decoder", "mask_decoder+prompt_encoder", "all")
+# Checkpoints known to fit by their Hub ids; any other of the 'sam' type does too.
+BACKBONES = ("facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge", "wanglab/medsam-vit-base")
+# Other families by the start of their model type; none has a decoder that the trainers know.
+_RELATIVES = {"sam_hq": "SAM-HQ", "sam2": "SAM 2", "edgetam": "EdgeTAM", "sam3": "SAM 3"}
 MASK_OUTPUTS = ("single", "multi", "both")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -20,12 +26,16 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None) -> SamModel:
     """A `SamModel` in float32 from a directory, a Hub id, or `visionsam-tiny`, the packaged model.
 
-    A directory with a `config.json` but no weights starts from random weights (`initialise`, with `seed`).
+    A directory with a `config.json` but no weights starts from random weights (`initialise`, with `seed`). A LoRA adapter
+    comes merged with its base model, so whatever takes a model takes an adapter.
 
     Raises:
         UserError: no such model, not a SAM, or only pickled weights (which could run code, so they are not read).
     """
     path = Path(resolve_model(name_or_path))
+    if (adapter := find_adapter(name_or_path, revision=revision)) is not None:
+        base = load_model(adapter.base_model_name_or_path)
+        return merge_adapter(load_adapter(base, name_or_path, revision=revision))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{name_or_path}: has no config.json; give the directory of a SAM model")
@@ -53,8 +63,14 @@ def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: its config cannot be read ({_first_line(error)}); check the name and the network") from None
     if values.get("model_type") != "sam":
-        raise UserError(f"{name}: is a '{values.get('model_type')}' model; give a SAM ('sam') checkpoint")
+        raise UserError(_not_supported(name, str(values.get("model_type"))))
     return SamConfig.from_dict(values)
+
+
+def _not_supported(name: str, model_type: str) -> str:
+    relative = next((shown for start, shown in _RELATIVES.items() if model_type.startswith(start)), None)
+    what = f"a {relative} model, which visionsam evaluate can measure but nothing here tunes" if relative else f"a '{model_type}' model"
+    return f"{name}: is {what}; give a SAM ('sam') checkpoint: {', '.join(BACKBONES)}, or one tuned from them"
 
 
 def _first_line(error: Exception) -> str:
@@ -167,9 +183,15 @@ def encoder_fingerprint(model: SamModel) -> str:
     return digest.hexdigest()[:32]
 
 
-def save_model(model: SamModel, processor: SamProcessor, directory: str | os.PathLike) -> None:
-    """Write a directory that `SamModel.from_pretrained` and `SamProcessor.from_pretrained` load."""
-    model.save_pretrained(directory, safe_serialization=True)
+def save_model(model: SamModel | PeftModel, processor: SamProcessor, directory: str | os.PathLike) -> None:
+    """Write a directory that `SamModel.from_pretrained` and `SamProcessor.from_pretrained` load.
+
+    Of a model with an adapter only the adapter is written; `PeftModel.from_pretrained` puts it on its base.
+    """
+    if isinstance(model, PeftModel):
+        save_adapter(model, directory)
+    else:
+        model.save_pretrained(directory, safe_serialization=True)
     processor.save_pretrained(directory)
 
 

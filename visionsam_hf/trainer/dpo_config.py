@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import TRAINABLE
 from visionsam_hf.trainer.settings import LOSS_TYPES, POLICY_TOKENS, SCORE_LOSSES, TARGET_RESIZES, DPOSettings
-from visionsam_hf.trainer.sft_config import check_choice
+from visionsam_hf.trainer.sft_config import check_adapter, check_choice
 
 
 @dataclass
@@ -16,6 +16,7 @@ class SamDPOConfig(DPOSettings, TrainingArguments):
 
     def __post_init__(self) -> None:
         check_choice("trainable", self.trainable, TRAINABLE)
+        check_adapter(self)
         check_choice("target_resize", self.target_resize, TARGET_RESIZES)
         check_choice("loss_type", self.loss_type, LOSS_TYPES)
         check_choice("score_loss", self.score_loss, SCORE_LOSSES)

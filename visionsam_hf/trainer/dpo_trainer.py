@@ -20,10 +20,11 @@ from visionsam_hf.losses import (
     preference_margin,
     ranking_loss,
 )
-from visionsam_hf.modeling import freeze, freeze_prompts_not_drawn, image_side, mask_side
+from visionsam_hf.modeling import image_side, mask_side
 from visionsam_hf.trainer.collators import PreferenceCollator
 from visionsam_hf.trainer.dpo_config import SamDPOConfig
-from visionsam_hf.trainer.sam_trainer import SamTrainer, prepare_cache, prepare_model
+from visionsam_hf.trainer.preparation import prepare_tuned
+from visionsam_hf.trainer.sam_trainer import SamTrainer, prepare_cache
 from visionsam_hf.trainer.samples import PreferenceSamples
 
 # loss_type -> how the margin is normalised, and the loss of that margin.
@@ -41,7 +42,8 @@ class SamDPOTrainer(SamTrainer):
     """Tunes SAM on ranked masks, in the manner of DPO.
 
     Args:
-        model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`. The reference is the model as given.
+        model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`; or the name of a LoRA adapter. The
+            reference is the model as given: for a new adapter, the model with the adapter switched off.
         args: a `SamDPOConfig`.
         train_dataset, eval_dataset: rows of the preference schema (`visionsam_hf.schema.preference_features`).
         processing_class: the model's `SamProcessor`; loaded beside a named model.
@@ -60,16 +62,20 @@ class SamDPOTrainer(SamTrainer):
         processing_class: SamProcessor | None = None,
         **kwargs: Any,
     ) -> None:
-        model, processor = prepare_model(model, processing_class, args)
+        model, processor = prepare_tuned(
+            model,
+            processing_class,
+            args,
+            mask_output="single" if args.policy_token == "single" else "multi",
+            scores=args.iou_weight > 0,
+            prompt_kinds=["box"],
+        )
         cache = prepare_cache(model, processor, args)
         sides = dict(image_side=image_side(model), mask_side=mask_side(model))
         train_samples, eval_samples = (
             PreferenceSamples(rows, processor, cache=cache, target_resize=args.target_resize, **sides) if rows else None
             for rows in (train_dataset, eval_dataset)
         )
-        tokens = "single" if args.policy_token == "single" else "multi"
-        freeze(model, args.trainable, mask_output=tokens, scores=args.iou_weight > 0)
-        freeze_prompts_not_drawn(model, ["box"])
         super().__init__(
             model,
             args,

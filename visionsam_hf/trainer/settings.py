@@ -16,6 +16,12 @@ class PromptTuningSettings:
     """What both stages share. Fields with a `TrainingArguments` name change its default."""
 
     trainable: str = setting("mask_decoder", "what trains: mask_decoder, mask_decoder+prompt_encoder, or all")
+    use_peft: bool = setting(
+        False, "train a LoRA adapter in the attention of what `trainable` names (mask_decoder or all), not its weights"
+    )
+    lora_r: int = setting(8, "rank of the adapter")
+    lora_alpha: float = setting(16.0, "scale of the adapter, times its rank")
+    lora_dropout: float = setting(0.0, "dropout on the adapter's input")
     target_resize: str = setting(
         "area", "how masks reach the logits' grid: area keeps hairlines as fractions, nearest is the paper's"
     )

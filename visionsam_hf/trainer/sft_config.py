@@ -4,15 +4,30 @@ from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
+from visionsam_hf.adapters import ADAPTED
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import MASK_OUTPUTS, TRAINABLE
-from visionsam_hf.trainer.settings import SFT_LOSSES, TARGET_RESIZES, SFTSettings
+from visionsam_hf.trainer.settings import SFT_LOSSES, TARGET_RESIZES, PromptTuningSettings, SFTSettings
 
 
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise `UserError` when a setting is not one of its choices."""
     if value not in choices:
         raise UserError(f"{key}: {value!r} is not one of {', '.join(choices)}")
+
+
+def check_adapter(settings: PromptTuningSettings) -> None:
+    """Raise `UserError` when the settings ask for an adapter that cannot be."""
+    if not settings.use_peft:
+        return
+    if settings.trainable not in ADAPTED:
+        raise UserError(f"trainable: {settings.trainable} has no attention for an adapter; use {' or '.join(ADAPTED)}")
+    if settings.lora_r < 1:
+        raise UserError(f"lora_r: {settings.lora_r} is not a rank; give 1 or more")
+    if settings.lora_alpha <= 0:
+        raise UserError(f"lora_alpha: {settings.lora_alpha} is not above 0")
+    if not 0 <= settings.lora_dropout < 1:
+        raise UserError(f"lora_dropout: {settings.lora_dropout} is not in [0, 1)")
 
 
 @dataclass
@@ -22,6 +37,7 @@ class SamSFTConfig(SFTSettings, TrainingArguments):
     def __post_init__(self) -> None:
         check_choice("trainable", self.trainable, TRAINABLE)
         check_choice("mask_output", self.mask_output, MASK_OUTPUTS)
+        check_adapter(self)
         check_choice("target_resize", self.target_resize, TARGET_RESIZES)
         if any(getattr(self, key) < 0 for key in SFT_LOSSES) or not (self.w_bce or self.w_dice):
             raise UserError("w_bce, w_dice, w_iou: must not be negative, and one of w_bce and w_dice must be above 0")

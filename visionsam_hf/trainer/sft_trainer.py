@@ -9,9 +9,10 @@ from torch import Tensor
 from transformers import SamModel, SamProcessor
 
 from visionsam_hf.losses import dice_loss, mask_bce, mask_iou
-from visionsam_hf.modeling import freeze, freeze_prompts_not_drawn, image_side, mask_side
+from visionsam_hf.modeling import image_side, mask_side
 from visionsam_hf.trainer.collators import PromptCollator
-from visionsam_hf.trainer.sam_trainer import SamTrainer, prepare_cache, prepare_model
+from visionsam_hf.trainer.preparation import prepare_tuned
+from visionsam_hf.trainer.sam_trainer import SamTrainer, prepare_cache
 from visionsam_hf.trainer.samples import PromptSamples
 from visionsam_hf.trainer.sft_config import SamSFTConfig
 
@@ -22,7 +23,7 @@ class SamSFTTrainer(SamTrainer):
     """Fine-tunes SAM on masks.
 
     Args:
-        model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`.
+        model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`; or the name of a LoRA adapter.
         args: a `SamSFTConfig`.
         train_dataset, eval_dataset: rows of the segmentation schema (`visionsam_hf.schema.segmentation_features`).
         processing_class: the model's `SamProcessor`; loaded beside a named model.
@@ -41,7 +42,14 @@ class SamSFTTrainer(SamTrainer):
         processing_class: SamProcessor | None = None,
         **kwargs: Any,
     ) -> None:
-        model, processor = prepare_model(model, processing_class, args)
+        model, processor = prepare_tuned(
+            model,
+            processing_class,
+            args,
+            mask_output=args.mask_output,
+            scores=args.w_iou > 0,
+            prompt_kinds=[kind for kind, share in args.prompt_mix.items() if share > 0],
+        )
         cache = prepare_cache(model, processor, args)
         common = dict(
             image_side=image_side(model),
@@ -56,8 +64,6 @@ class SamSFTTrainer(SamTrainer):
             train_dataset, processor, box_jitter=args.box_jitter, augment=args.augment, **common
         )
         eval_samples = PromptSamples(eval_dataset, processor, training=False, **common) if eval_dataset else None
-        freeze(model, args.trainable, mask_output=args.mask_output, scores=args.w_iou > 0)
-        freeze_prompts_not_drawn(model, [kind for kind, share in args.prompt_mix.items() if share > 0])
         super().__init__(
             model,
             args,
