@@ -5,18 +5,22 @@ import io
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from datasets_builders.photographs import image_files, read_photograph
+from datasets_builders.photographs import image_files, read_mask, read_photograph
 from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark
 from datasets_builders.splitting import SPLITS, assign_splits
 from visionsam_hf.errors import UserError
 from visionsam_hf.schema import encode_mask, object_row
 
+if TYPE_CHECKING:
+    from datasets_builders.world.painter import PaintSettings
+
 SHAPES = "shapes"
+FOREGROUNDS = ("estimate", "margin")
 _WORLD = Path(__file__).parent / "world"
 # What a seed is derived for.
 _CONTENT, _PAINT, _ORDER = range(3)
@@ -46,6 +50,13 @@ class SyntheticConfig(PlannedConfig):
         good_share: share of images without a defect.
         background_dir: paint on the good photographs in this folder instead of rendering.
         category: of every photograph; default: the folder that it lies in, under background_dir.
+        defects: the types that are painted (default: all of `painter.ALL_DEFECTS`).
+        defect_count: fewest and most on an image.
+        defect_size: typical extent, as a share of the photograph's longer side; few are much larger.
+        defect_contrast: typical change of brightness or colour, 0 to 1; most are fainter, few much stronger.
+        foreground: where they may lie: "estimate" finds the product on a plain background, "margin" allows the whole
+            photograph, a folder holds masks of the product, NAME.png for each photograph NAME.
+        margin: share of the shorter side that stays free along the border, with foreground "margin".
     """
 
     image_size: int = 256
@@ -57,6 +68,12 @@ class SyntheticConfig(PlannedConfig):
     good_share: float = 0.0
     background_dir: str = ""
     category: str = ""
+    defects: list[str] = field(default_factory=list)
+    defect_count: list[int] = field(default_factory=lambda: [1, 3])
+    defect_size: float = 0.075
+    defect_contrast: float = 0.17
+    foreground: str = "estimate"
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,13 +93,37 @@ class SyntheticConfig(PlannedConfig):
             raise UserError("background_dir: photographs have no object masks; set target to defects")
         if self.images.get("heldout") and not self.heldout_categories:
             raise UserError("heldout_categories: images asks for a heldout split; name its categories, or ask for none")
+        self.paint_settings()
+        if self.defects and not self.background_dir:
+            raise UserError("defects: chosen for photographs only; set background_dir, or leave defects out")
+
+    def paint_settings(self) -> "PaintSettings":
+        """How defects are painted. Raises `UserError` naming the key that cannot be."""
+        from datasets_builders.world.painter import ALL_DEFECTS, PaintSettings
+
+        if len(self.defect_count) != 2 or not 1 <= self.defect_count[0] <= self.defect_count[1]:
+            raise UserError(f"defect_count: {self.defect_count} is no range; give the fewest and the most, e.g. [1, 3]")
+        if not 0.01 <= self.defect_size <= 0.4:
+            raise UserError(f"defect_size: {self.defect_size} is not in [0.01, 0.4], a share of the longer side")
+        if not 0.02 <= self.defect_contrast <= 0.6:
+            raise UserError(f"defect_contrast: {self.defect_contrast} is not in [0.02, 0.6], a share of the grey levels")
+        if not 0 <= self.margin < 0.5:
+            raise UserError(f"margin: {self.margin} is not in [0, 0.5), a share of the shorter side")
+        return PaintSettings(
+            defects=tuple(self.defects or ALL_DEFECTS),
+            count=(self.defect_count[0], self.defect_count[1]),
+            size=self.defect_size,
+            contrast=self.defect_contrast,
+            margin=self.margin,
+        )
 
     def source_manifest(self) -> str:
         """The renderer's source, and name, size and time of every photograph."""
         digest = hashlib.sha256()
         for path in sorted(_WORLD.glob("*.py")):
             digest.update(path.read_bytes())
-        for path in good_photographs(self.background_dir):
+        masks = image_files(Path(self.foreground)) if self.foreground not in FOREGROUNDS else []
+        for path in (*good_photographs(self.background_dir), *masks):
             status = path.stat()
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return digest.hexdigest()[:32]
@@ -135,6 +176,8 @@ class Synthetic(PlannedBuilder):
         root = Path(config.background_dir)
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; set background_dir to a folder of good photographs")
+        if config.foreground not in FOREGROUNDS and not Path(config.foreground).is_dir():
+            raise UserError(f"foreground: {config.foreground!r} is neither estimate, nor margin, nor a folder of masks")
         photographs: dict[Path, str] = {}
         for path in good_photographs(config.background_dir):
             parts = path.relative_to(root).parts
@@ -202,7 +245,7 @@ class Synthetic(PlannedBuilder):
         return render_product(record.category, **place, defective=defective)
 
     def _painted(self, record: Sample, defective: bool) -> tuple[np.ndarray, tuple[Any, ...], list[Remark]]:
-        from datasets_builders.world.painter import PaintSettings, paint_defects
+        from datasets_builders.world.painter import paint_defects
 
         photograph = read_photograph(record.photograph)
         remarks = [Remark("changed", str(record.photograph.name), change) for change in photograph.changes]
@@ -210,10 +253,23 @@ class Synthetic(PlannedBuilder):
         pixels, regions = np.asarray(image.convert("RGB")), ()
         if defective:
             rng = self._rng(_PAINT, record.split, record.index)
-            pixels, regions = paint_defects(pixels, rng=rng, settings=PaintSettings())
+            allowed = self._foreground(record.photograph, pixels)
+            settings = self.config.paint_settings()
+            pixels, regions = paint_defects(pixels, rng=rng, settings=settings, foreground=allowed)
         if image.mode == "L":  # a grey camera sees no coloured stains
             pixels = np.asarray(Image.fromarray(pixels).convert("L"))
         return pixels, regions, remarks
+
+    def _foreground(self, photograph: Path, pixels: np.ndarray) -> np.ndarray | None:
+        """(H, W) bool, where defects may lie, or None for all but the margin."""
+        if self.config.foreground == "margin":
+            return None
+        if self.config.foreground == "estimate":
+            from datasets_builders.world.foreground import estimate_foreground
+
+            return estimate_foreground(pixels)
+        mask = Path(self.config.foreground) / photograph.relative_to(self.config.background_dir).with_suffix(".png")
+        return read_mask(mask, size=(pixels.shape[1], pixels.shape[0]))
 
     def _rng(self, purpose: int, split: str, index: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, purpose, SPLITS.index(split), index])

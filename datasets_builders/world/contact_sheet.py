@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets_builders.world import textures
 from datasets_builders.world.camera import photograph
 from datasets_builders.world.canvas import Canvas
-from datasets_builders.world.painter import PaintSettings, Region, paint_defects
-from datasets_builders.world.scene import DEFECTS, PRODUCTS, render_product
+from datasets_builders.world.painter import ALL_DEFECTS, PaintSettings, Region, paint_defects
+from datasets_builders.world.scene import PRODUCTS, render_product
 
 _RENDERED = 256
 _PAPER, _INK, _LINE = (255, 255, 255), (30, 30, 34), (255, 0, 200)
@@ -36,7 +36,7 @@ def world_sheet(
     return _sheet(list(categories), columns, cell, draw)
 
 
-def painted_sheet(*, pairs: int = 4, cell: int = 170, seed: int = 2, defects: Sequence[str] = DEFECTS) -> Image.Image:
+def painted_sheet(*, pairs: int = 4, cell: int = 170, seed: int = 2, defects: Sequence[str] = ALL_DEFECTS) -> Image.Image:
     """One row a defect type, each sample twice: as painted, then outlined.
 
     Plain surfaces and products take turns; the second half of the samples spread over the part where the type can.

@@ -23,7 +23,7 @@ _WEIGHTS = np.float32((0.299, 0.587, 0.114))
 # shapes: (rng, extent in pixels, unit = thickness of a fine line in pixels) -> envelope
 
 
-def _drawn(paths: list[tuple[np.ndarray, np.ndarray]], unit: float) -> np.ndarray:
+def drawn(paths: list[tuple[np.ndarray, np.ndarray]], unit: float) -> np.ndarray:
     """Rasterise polylines, (N, 2) points with (N - 1,) widths in pixels, into the smallest envelope that holds them."""
     fine = 4 if unit < 2 else 2
     every = np.concatenate([points for points, _ in paths])
@@ -40,7 +40,7 @@ def _drawn(paths: list[tuple[np.ndarray, np.ndarray]], unit: float) -> np.ndarra
     return cv2.resize(buffer, (int(width), int(height)), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _walk(rng: np.random.Generator, extent: float, step: float, *, bend: float, jitter: float) -> np.ndarray:
+def walk(rng: np.random.Generator, extent: float, step: float, *, bend: float, jitter: float) -> np.ndarray:
     """A path of about ``extent`` pixels whose heading drifts by ``bend`` and shakes by ``jitter`` radians a step."""
     count = max(3, int(extent / step))
     drift = np.cumsum(rng.normal(0, bend, count))
@@ -49,7 +49,7 @@ def _walk(rng: np.random.Generator, extent: float, step: float, *, bend: float, 
     return np.concatenate([np.zeros((1, 2)), np.cumsum(steps, 0)])
 
 
-def _taper(rng: np.random.Generator, count: int, width: float) -> np.ndarray:
+def taper(rng: np.random.Generator, count: int, width: float) -> np.ndarray:
     t = np.linspace(0.04, 0.96, count)
     return width * np.sin(np.pi * t) ** 0.4 * rng.uniform(0.7, 1.3, count)
 
@@ -57,14 +57,14 @@ def _taper(rng: np.random.Generator, count: int, width: float) -> np.ndarray:
 def scratch_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
     """One to three nearly straight tapered lines, now and then interrupted."""
     width = unit * min(3.5, rng.lognormal(0.3, 0.4))
-    path = _walk(rng, extent, max(2.0, extent / 16), bend=rng.choice([0.02, 0.1]), jitter=0.02)
-    paths = [(path, _taper(rng, len(path) - 1, width))]
+    path = walk(rng, extent, max(2.0, extent / 16), bend=rng.choice([0.02, 0.1]), jitter=0.02)
+    paths = [(path, taper(rng, len(path) - 1, width))]
     for _ in range(rng.choice(3, p=[0.7, 0.2, 0.1])):
         side = path + rng.normal(0, 3 * unit + 0.05 * extent, 2)
         first = int(rng.integers(0, max(1, len(side) // 2)))
         part = side[first : first + max(3, len(side) // 2)]
-        paths.append((part, _taper(rng, len(part) - 1, width * 0.8)))
-    alpha = _drawn(paths, unit)
+        paths.append((part, taper(rng, len(part) - 1, width * 0.8)))
+    alpha = drawn(paths, unit)
     if rng.random() < 0.4:
         alpha *= np.clip(0.8 + 0.45 * textures.value_noise(rng, *alpha.shape, 10 * unit, 10 * unit), 0.15, 1)
     return alpha
@@ -73,25 +73,25 @@ def scratch_shape(rng: np.random.Generator, extent: float, unit: float) -> np.nd
 def crack_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
     """A jagged branching line of uneven width."""
     width = unit * min(3.5, rng.lognormal(0.3, 0.4))
-    main = _walk(rng, extent * 1.15, max(1.5, min(4 * unit, extent / 6)), bend=0.14, jitter=0.45)
-    paths = [(main, _taper(rng, len(main) - 1, width))]
+    main = walk(rng, extent * 1.15, max(1.5, min(4 * unit, extent / 6)), bend=0.14, jitter=0.45)
+    paths = [(main, taper(rng, len(main) - 1, width))]
     for _ in range(rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])):
         root = main[rng.integers(0, len(main))]
         twig = (
-            _walk(rng, extent * rng.uniform(0.12, 0.4), max(1.5, min(4 * unit, extent / 8)), bend=0.15, jitter=0.5)
+            walk(rng, extent * rng.uniform(0.12, 0.4), max(1.5, min(4 * unit, extent / 8)), bend=0.15, jitter=0.5)
             + root
         )
-        paths.append((twig, _taper(rng, len(twig) - 1, width * 0.7)))
-    return _drawn(paths, unit)
+        paths.append((twig, taper(rng, len(twig) - 1, width * 0.7)))
+    return drawn(paths, unit)
 
 
 def fibre_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
     """A thin curling thread of even width."""
-    path = _walk(rng, extent * rng.uniform(1.1, 2.2), max(1.5, extent / 24), bend=rng.uniform(0.1, 0.35), jitter=0.03)
-    return _drawn([(path, np.full(len(path) - 1, unit * rng.uniform(0.9, 2.2)))], unit)
+    path = walk(rng, extent * rng.uniform(1.1, 2.2), max(1.5, extent / 24), bend=rng.uniform(0.1, 0.35), jitter=0.03)
+    return drawn([(path, np.full(len(path) - 1, unit * rng.uniform(0.9, 2.2)))], unit)
 
 
-def _blob(
+def blob(
     rng: np.random.Generator, extent: float, *, aspect: float, rough: float, edge: float, cell: float = 0.35
 ) -> np.ndarray:
     """A turned ellipse ``extent`` long, its outline shaken by noise; ``edge``: softness as a share of the radius."""
@@ -104,10 +104,10 @@ def _blob(
         rho = rho + rough * 0.35 * textures.fractal(rng, side, side, max(2.0, extent * cell), octaves=3, roughness=0.6)
     edge = max(edge, 1.2 / max(extent * aspect / 2, 1.0))
     alpha = np.clip((1 - rho) / edge + 0.5, 0, 1).astype(np.float32)
-    return _core(alpha * alpha * (3 - 2 * alpha))
+    return core(alpha * alpha * (3 - 2 * alpha))
 
 
-def _core(alpha: np.ndarray) -> np.ndarray:
+def core(alpha: np.ndarray) -> np.ndarray:
     """Keep the largest connected piece (and its soft edge), cropped to what is left."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((alpha > 0.02).astype(np.uint8))
     if count <= 1:
@@ -118,7 +118,7 @@ def _core(alpha: np.ndarray) -> np.ndarray:
     return np.where(labels[window] == best, alpha[window], 0).astype(np.float32)
 
 
-def _chip(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
+def chip_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
     """A chipped-off piece: an angular outline with a crumbly edge."""
     count = int(rng.integers(4, 9))
     t = np.sort(rng.uniform(0, 2 * np.pi, count)) + rng.uniform(0, 0.2, count)
@@ -132,7 +132,7 @@ def _chip(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
     cv2.fillPoly(buffer, [np.round((points - low) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     soft = cv2.GaussianBlur(buffer.astype(np.float32) / 255, (0, 0), max(0.8, extent * 0.03))
     crumble = 0.2 * textures.fractal(rng, int(height), int(width), max(2.0, extent * 0.12), octaves=3, roughness=0.7)
-    return _core(np.clip((soft + crumble * (soft > 0.02) - 0.5) * 4 + 0.5, 0, 1).astype(np.float32))
+    return core(np.clip((soft + crumble * (soft > 0.02) - 0.5) * 4 + 0.5, 0, 1).astype(np.float32))
 
 
 def _specks(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
@@ -156,34 +156,34 @@ def _specks(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
 
 
 def dent_shape(rng, extent, unit):
-    return _blob(rng, extent, aspect=rng.uniform(0.4, 1), rough=rng.uniform(0, 0.5), edge=rng.uniform(1.0, 1.6))
+    return blob(rng, extent, aspect=rng.uniform(0.4, 1), rough=rng.uniform(0, 0.5), edge=rng.uniform(1.0, 1.6))
 
 
 def stain_shape(rng, extent, unit):
-    return _blob(rng, extent, aspect=rng.uniform(0.3, 1), rough=rng.uniform(0.4, 1.3), edge=rng.uniform(0.08, 0.5))
+    return blob(rng, extent, aspect=rng.uniform(0.3, 1), rough=rng.uniform(0.4, 1.3), edge=rng.uniform(0.08, 0.5))
 
 
 def hole_shape(rng, extent, unit):
-    return _blob(rng, extent, aspect=rng.uniform(0.5, 1), rough=rng.uniform(0, 0.6), edge=rng.uniform(0.1, 0.35))
+    return blob(rng, extent, aspect=rng.uniform(0.5, 1), rough=rng.uniform(0, 0.6), edge=rng.uniform(0.1, 0.35))
 
 
 def contamination_shape(rng, extent, unit):
     if rng.random() < 0.55:
         return _specks(rng, extent, unit)
-    return _blob(rng, extent, aspect=rng.uniform(0.4, 1), rough=rng.uniform(0.6, 1.4), edge=0.1, cell=0.2)
+    return blob(rng, extent, aspect=rng.uniform(0.4, 1), rough=rng.uniform(0.6, 1.4), edge=0.1, cell=0.2)
 
 
 def discolouration_shape(rng, extent, unit):
-    return _blob(
+    return blob(
         rng, extent, aspect=rng.uniform(0.25, 1), rough=rng.uniform(0.1, 0.9), edge=rng.uniform(0.15, 0.8), cell=0.6
     )
 
 
 def burr_shape(rng, extent, unit):
     return (
-        _chip(rng, extent, unit)
+        chip_shape(rng, extent, unit)
         if rng.random() < 0.5
-        else _blob(rng, extent, aspect=rng.uniform(0.25, 0.7), rough=1.2, edge=0.1, cell=0.15)
+        else blob(rng, extent, aspect=rng.uniform(0.25, 0.7), rough=1.2, edge=0.1, cell=0.15)
     )
 
 
@@ -230,7 +230,7 @@ def _relief(surface: Surface, height: np.ndarray, strength: float) -> np.ndarray
     return surface.under * (1 + strength * slope / peak)[..., None]
 
 
-def _smeared(surface: Surface, sigma: float) -> np.ndarray:
+def smeared(surface: Surface, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(surface.under, (0, 0), max(0.8, sigma), borderType=cv2.BORDER_REFLECT)
 
 
@@ -276,7 +276,7 @@ def hole_look(s: Surface) -> np.ndarray:
 
 def fracture_look(s: Surface) -> np.ndarray:
     """Freshly broken or frayed material: rough, without the surface's finish, its own light and shade."""
-    base = _smeared(s, 0.12 * max(s.alpha.shape))
+    base = smeared(s, 0.12 * max(s.alpha.shape))
     rough = textures.fractal(s.rng, *s.alpha.shape, s.rng.uniform(4, 9) * s.unit, roughness=0.75)
     lit = rough - np.roll(rough, (1, 1), (0, 1))
     target = base * _gain(s, s.rng.uniform(0.3, 0.6)) * (1 + 0.14 * rough + 0.2 * lit)[..., None]
@@ -357,6 +357,6 @@ KINDS = {
     "burr": Kind(burr_shape, (fracture_look,), 1.5, 1.2, 0.5, at_edge=0.85),
     "fibre": Kind(fibre_shape, (fibre_look,), 1.3, 1.5, 0.4),
     "contamination": Kind(contamination_shape, (contamination_look,), 0.8, 1.4, 0.6),
-    "missing_part": Kind(_chip, (missing_look, fracture_look, transplant_look), 1.7, 1.4, 0.75, at_edge=0.85),
+    "missing_part": Kind(chip_shape, (missing_look, fracture_look, transplant_look), 1.7, 1.4, 0.75, at_edge=0.85),
     "discolouration": Kind(discolouration_shape, (discolouration_look,), 1.9, 0.7, 0.6),
 }

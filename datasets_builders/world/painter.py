@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from datasets_builders.world.defects import DEFECTS, KINDS, Surface
-from datasets_builders.world.expanses import EXPANSES
+from datasets_builders.world.blemishes import BLEMISHES, photograph_expanses, photograph_kinds, texture_direction
+from datasets_builders.world.defects import DEFECTS, KINDS, Kind, Surface
+from datasets_builders.world.expanses import EXPANSES, Look, Outline
 from visionsam_hf.errors import UserError
 
 
@@ -19,6 +20,18 @@ class Region:
 
     kind: str
     mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Palette:
+    """How each defect type is made: ``kinds`` of limited size, ``expanses`` over a whole part."""
+
+    kinds: Mapping[str, Kind]
+    expanses: Mapping[str, tuple[tuple[Outline, ...], tuple[Look, ...], float]]
+
+
+ALL_DEFECTS = DEFECTS + BLEMISHES
+_ANYWHERE = Palette(KINDS, EXPANSES)
 
 
 @dataclass(frozen=True)
@@ -38,14 +51,14 @@ class PaintSettings:
     contrast_spread: float = 0.5
     contrast_range: tuple[float, float] = (0.05, 0.6)
     expanse_share: float = 0.5  # how often a type that can spreads over the part (bands, broken corners), no spot
-    margin: float = 0.01  # without a foreground: keep this share of the shorter side free along the border
+    margin: float = 0.0  # without a foreground: keep this share of the shorter side free along the border
     min_area: float = 6.0  # smallest mask in pixels of a 256-pixel image; grows with the image's area
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.defects if name not in KINDS]
+        unknown = [name for name in self.defects if name not in ALL_DEFECTS]
         if unknown or not self.defects:
             raise UserError(
-                f"defects: {unknown or 'an empty list'} is not a defect type; choose from {', '.join(DEFECTS)}"
+                f"defects: {unknown or 'an empty list'} is not a defect type; choose from {', '.join(ALL_DEFECTS)}"
             )
         for name in ("size_range", "contrast_range", "count"):
             low, high = getattr(self, name)
@@ -74,7 +87,9 @@ def paint_defects(
         foreground = np.zeros((height, width), bool)
         foreground[margin : height - margin, margin : width - margin] = True
     canvas = image.astype(np.float32) / 255
-    regions = paint_on(canvas, rng=rng, settings=settings, foreground=foreground)
+    grain = texture_direction(image)
+    palette = Palette(KINDS | photograph_kinds(grain), EXPANSES | photograph_expanses(grain))
+    regions = paint_on(canvas, rng=rng, settings=settings, foreground=foreground, palette=palette)
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8), regions
 
 
@@ -86,8 +101,12 @@ def paint_on(
     foreground: np.ndarray,
     light: np.ndarray | None = None,
     count: int | None = None,
+    palette: Palette = _ANYWHERE,
 ) -> tuple[Region, ...]:
-    """Paint on a (H, W, 3) float32 image in 0..1, in place. Returns one region a defect, as ``paint_defects`` does."""
+    """Paint on a (H, W, 3) float32 image in 0..1, in place. Returns one region a defect, as ``paint_defects`` does.
+
+    The palette must hold every type of the settings; by default those that need no photograph.
+    """
     low, high = settings.count
     if count is None:
         odds = 0.42 ** np.arange(high - low + 1)
@@ -100,12 +119,12 @@ def paint_on(
         return ()
     sample = canvas[::7, ::7]
     grey = bool((sample.max(2) - sample.min(2)).max() < 0.012)
-    taken = np.zeros(foreground.shape, bool)
+    scene = _Scene(canvas, places, np.zeros(foreground.shape, bool), light, grey, palette)
     regions = []
     for _ in range(count):
         name = settings.defects[rng.integers(len(settings.defects))]
         for attempt in range(8):  # a place may be too tight for the shape: try others, then smaller ones
-            region = _paint_one(canvas, name, rng, settings, places, taken, light, grey, shrink=0.85**attempt)
+            region = _paint_one(scene, name, rng, settings, shrink=0.85**attempt)
             if region is not None:
                 regions.append(region)
                 break
@@ -138,11 +157,22 @@ def _long_tailed(
     return float(np.clip(typical * factor * rng.lognormal(0, spread), *limits))
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """What is painted on; ``canvas`` and ``taken`` (the pixels that are defects already) change as it goes."""
+
+    canvas: np.ndarray
+    places: _Places
+    taken: np.ndarray
+    light: np.ndarray
+    grey: bool
+    palette: Palette
+
+
 def _spot(
-    name: str, rng: np.random.Generator, settings: PaintSettings, places: _Places, shrink: float
+    kind: Kind, rng: np.random.Generator, settings: PaintSettings, places: _Places, shrink: float
 ) -> tuple[np.ndarray, tuple[slice, slice], float] | None:
     """A defect of limited size: its envelope within the image, its window, its extent; None where it does not fit."""
-    kind = KINDS[name]
     height, width = places.shape
     unit = fine_unit(height, width)
     extent = max(height, width) * _long_tailed(
@@ -162,10 +192,9 @@ def _spot(
 
 
 def _expanse(
-    name: str, rng: np.random.Generator, places: _Places
+    outlines: Sequence[Outline], rng: np.random.Generator, places: _Places
 ) -> tuple[np.ndarray, tuple[slice, slice], float] | None:
     """A defect that spreads over the part: as ``_spot``; None where it covers nearly all of the part."""
-    outlines = EXPANSES[name][0]
     y, x, h, w = places.box
     window = np.s_[y : y + h, x : x + w]
     alpha = outlines[rng.integers(len(outlines))](rng, h, w) * places.soft[window]
@@ -183,27 +212,20 @@ def fine_unit(height: int, width: int) -> float:
 
 
 def _paint_one(
-    canvas: np.ndarray,
-    name: str,
-    rng: np.random.Generator,
-    settings: PaintSettings,
-    places: _Places,
-    taken: np.ndarray,
-    light: np.ndarray,
-    grey: bool,
-    shrink: float,
+    scene: _Scene, name: str, rng: np.random.Generator, settings: PaintSettings, shrink: float
 ) -> Region | None:
     """Paint one defect in place, or change nothing and return None where it does not fit."""
-    kind = KINDS[name]
+    canvas, places, taken = scene.canvas, scene.places, scene.taken
+    kind, expanse = scene.palette.kinds[name], scene.palette.expanses.get(name)
     height, width = places.shape
     least = settings.min_area * (height * width) / 256**2
     looks, typical, solid = kind.looks, kind.contrast, kind.solid
-    spreads = settings.expanse_share > 0 and name in EXPANSES and rng.random() < settings.expanse_share
+    spreads = expanse is not None and settings.expanse_share > 0 and rng.random() < settings.expanse_share
     if spreads:
-        found = _expanse(name, rng, places)
-        looks, typical, solid = EXPANSES[name][1], EXPANSES[name][2], name != "crack"
+        found = _expanse(expanse[0], rng, places)
+        looks, typical, solid = expanse[1], expanse[2], name != "crack"
     else:
-        found = _spot(name, rng, settings, places, shrink)
+        found = _spot(kind, rng, settings, places, shrink)
     if found is None:
         return None
     alpha, window, extent = found
@@ -217,9 +239,10 @@ def _paint_one(
     h, w = alpha.shape
     sy, sx = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
     elsewhere = canvas[sy : sy + h, sx : sx + w][:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
-    surface = Surface(under, alpha, elsewhere, rng, light, bool(rng.random() < odds), grey, fine_unit(height, width))
+    darker, unit = bool(rng.random() < odds), fine_unit(height, width)
+    surface = Surface(under, alpha, elsewhere, rng, scene.light, darker, scene.grey, unit)
     change = looks[rng.integers(len(looks))](surface) - under
-    if grey:
+    if scene.grey:
         change = np.repeat(change.mean(2, keepdims=True), 3, 2)
     change *= places.soft[window][..., None]
     wanted = _long_tailed(rng, settings.contrast, settings.contrast_spread, settings.contrast_range, typical)
@@ -230,6 +253,8 @@ def _paint_one(
     wanted = max(wanted, settings.contrast_range[0])
     if spreads:  # a region must stand out from the texture that it lies on
         wanted = max(wanted, min(0.4 * float(under[alpha > 0.4].std()), settings.contrast_range[1]))
+    if name in BLEMISHES and darker:  # a photograph is seldom darkened to nothing
+        wanted = min(wanted, 0.7 * brightness)
     change = _scaled(change, under, alpha, wanted)
     reach = max(3, min(min(alpha.shape) // 2, 31)) if solid else 3
     seen = cv2.blur(np.abs(change).max(2), (reach, reach))
@@ -251,45 +276,3 @@ def _scaled(change: np.ndarray, under: np.ndarray, alpha: np.ndarray, wanted: fl
         change = change * np.float32(np.clip(wanted / max(actual, 1e-4), 0.15, 4.0))
         change = np.clip(under + change, 0, 1) - under
     return change
-
-
-def estimate_foreground(image: np.ndarray) -> np.ndarray:
-    """A guess at where the product is, for photographs on a plain background.
-
-    The background is what resembles the border of the photograph; where that is most of it, or almost none, the whole
-    photograph counts as product.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
-    Returns:
-        (H, W) bool.
-    """
-    height, width = image.shape[:2]
-    lab = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), max(1.0, max(height, width) / 200)), cv2.COLOR_RGB2LAB).astype(
-        np.float32
-    )
-    band = max(1, min(height, width) // 40)
-    border = np.concatenate(
-        [
-            lab[:band].reshape(-1, 3),
-            lab[-band:].reshape(-1, 3),
-            lab[:, :band].reshape(-1, 3),
-            lab[:, -band:].reshape(-1, 3),
-        ]
-    )
-    middle = np.median(border, 0)
-    spread = np.median(np.abs(border - middle), 0) * 1.5 + 2
-    distance = np.sqrt((((lab - middle) / spread) ** 2).mean(2))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
-    mask = cv2.morphologyEx((distance > 3).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
-    if count <= 1:
-        return np.ones((height, width), bool)
-    best = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    outline, _ = cv2.findContours(best.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = np.zeros((height, width), np.uint8)
-    cv2.drawContours(filled, outline, -1, 1, -1)
-    share = filled.mean()
-    return filled.astype(bool) if 0.03 < share < 0.9 else np.ones((height, width), bool)

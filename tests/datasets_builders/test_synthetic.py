@@ -89,6 +89,37 @@ def test_painting_on_good_photographs(tmp_path, photographs):
     assert all(len(splits) == 1 for splits in used.values())
 
 
+def test_only_the_chosen_defects_are_painted_as_often_and_as_strongly_as_asked(tmp_path, photographs):
+    settings = {"background_dir": str(photographs), "images": {"train": 8}, "foreground": "margin"}
+    data = build(tmp_path / "1", defects=["pore", "stain"], defect_count=[2, 2], margin=0.2, **settings)["train"]
+    assert {item["defect"] for row in data for item in row["objects"]} == {"pore", "stain"}
+    assert np.mean([len(row["objects"]) for row in data]) > 1.5
+    for row in data:
+        mask = decode_mask(row["mask"])
+        assert not mask[:14].any() and not mask[-14:].any() and not mask[:, :14].any() and not mask[:, -14:].any()
+    large = build(tmp_path / "2", defects=["pore", "stain"], defect_size=0.3, margin=0.2, **settings)["train"]
+    assert np.mean([decode_mask(row["mask"]).sum() for row in large]) > 1.5 * np.mean(
+        [decode_mask(row["mask"]).sum() for row in data]
+    )
+
+
+def test_masks_of_the_product_say_where_to_paint(tmp_path, photographs):
+    masks = tmp_path / "products"
+    for path in good_photographs(photographs):
+        allowed = np.zeros((70, 90), np.uint8)
+        allowed[:, 45:] = 255
+        target = (masks / path.relative_to(photographs)).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(allowed).save(target)
+    settings = {"background_dir": str(photographs), "images": {"train": 6}, "foreground": str(masks)}
+    data = build(tmp_path / "1", **settings)["train"]
+    assert any(decode_mask(row["mask"]).any() for row in data)
+    assert not any(decode_mask(row["mask"])[:, :45].any() for row in data)
+    (masks / "line 1" / "3.png").unlink()
+    with pytest.raises(UserError, match="3.png: the mask is missing"):
+        build(tmp_path / "2", **settings)
+
+
 def test_wrong_settings_are_named(tmp_path, photographs):
     for settings, words in [
         ({"categories": ["lense"]}, "there is no product 'lense'; the products are cable"),
@@ -102,6 +133,14 @@ def test_wrong_settings_are_named(tmp_path, photographs):
         ({"images": {}}, "no image to build from"),
         ({"background_dir": str(tmp_path / "none")}, "no such folder; set background_dir"),
         ({"background_dir": str(photographs), "target": "objects"}, "photographs have no object masks"),
+        ({"background_dir": str(photographs), "defects": ["rust"]}, "'rust'] is not a defect type; choose from scratch"),
+        ({"defects": ["pore"]}, "defects: chosen for photographs only; set background_dir"),
+        ({"defect_count": [3, 1]}, "defect_count: [3, 1] is no range"),
+        ({"defect_count": [2]}, "defect_count: [2] is no range"),
+        ({"defect_size": 2.0}, "defect_size: 2.0 is not in"),
+        ({"defect_contrast": 0.0}, "defect_contrast: 0.0 is not in"),
+        ({"margin": 0.5}, "margin: 0.5 is not in"),
+        ({"background_dir": str(photographs), "foreground": "all"}, "foreground: 'all' is neither estimate, nor margin"),
         ({"background_dir": str(photographs), "categories": ["x"]}, "no photograph to paint on"),
         ({"background_dir": str(photographs), "images": {"train": 99, "test": 1}}, "leave none for split 'test'"),
     ]:

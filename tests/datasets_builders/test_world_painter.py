@@ -4,9 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
+from datasets_builders.world.blemishes import BLEMISHES, photograph_expanses, photograph_kinds, texture_direction
 from datasets_builders.world.defects import DEFECTS, KINDS
 from datasets_builders.world.expanses import EXPANSES
-from datasets_builders.world.painter import PaintSettings, estimate_foreground, paint_defects
+from datasets_builders.world.foreground import estimate_foreground
+from datasets_builders.world.painter import ALL_DEFECTS, PaintSettings, paint_defects
 from visionsam_hf.errors import UserError
 
 
@@ -26,7 +28,7 @@ def painted(image: np.ndarray, seed: int, **settings) -> tuple[np.ndarray, tuple
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize("defect", ALL_DEFECTS)
 def test_the_mask_is_what_changed(defect, share):
     image = plate()
     for seed in range(5):
@@ -40,6 +42,51 @@ def test_the_mask_is_what_changed(defect, share):
 
 def test_every_spreading_type_is_a_defect_type():
     assert set(KINDS) == set(DEFECTS) and set(EXPANSES) < set(DEFECTS)
+    assert set(photograph_kinds(None)) == set(BLEMISHES) and set(photograph_expanses(None)) < set(BLEMISHES)
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 90, 135])
+def test_the_texture_has_the_direction_of_its_lines(degrees):
+    angle = np.radians(degrees)
+    y, x = np.mgrid[:120, :160].astype(float)
+    across = x * np.sin(angle) - y * np.cos(angle)  # constant along (cos, sin)
+    lines = np.repeat((128 + 40 * np.sin(across / 2))[..., None], 3, 2).astype(np.uint8)
+    found = texture_direction(lines)
+    assert found is not None and abs((found - angle + np.pi / 2) % np.pi - np.pi / 2) < np.radians(3)
+
+
+def test_noise_and_nothing_have_no_direction():
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 1), dtype=np.uint8).repeat(3, 2)
+    assert texture_direction(noise) is None
+    assert texture_direction(np.full((50, 60, 3), 90, np.uint8)) is None
+
+
+def test_chips_sit_on_the_border_and_pores_do_not():
+    def share(defect):
+        count = 0
+        for seed in range(20):
+            _, regions = painted(plate(), seed, defects=(defect,), count=(1, 1))
+            edge = np.zeros((120, 160), bool)
+            edge[:2] = edge[-2:] = edge[:, :2] = edge[:, -2:] = True
+            count += bool(regions) and bool(regions[0].mask[edge].any())
+        return count / 20
+
+    assert share("chip") > 0.7 and share("pore") < 0.3
+
+
+def test_a_hairline_runs_along_or_across_the_grain():
+    y, x = np.mgrid[:160, :160].astype(float)
+    turn = np.radians(30)
+    lines = 128 + 20 * np.sin((x * np.sin(turn) - y * np.cos(turn)) / 1.5)
+    image = np.repeat(lines[..., None], 3, 2).astype(np.uint8)
+    aligned = 0
+    for seed in range(30):
+        _, regions = painted(image, seed, defects=("hairline",), count=(1, 1), size=0.15)
+        points = np.argwhere(regions[0].mask)[:, ::-1]
+        axis = np.linalg.svd(points - points.mean(0), full_matrices=False)[2][0]
+        off = (np.arctan2(axis[1], axis[0]) - turn) % (np.pi / 2)
+        aligned += min(off, np.pi / 2 - off) < np.radians(15)
+    assert aligned > 18  # by chance: a third
 
 
 def test_same_chance_same_defects_and_the_photograph_is_left_alone():
@@ -148,6 +195,12 @@ def test_the_foreground_of_a_product_on_a_plain_bench():
     cv2.circle(disc, (80, 60), 35, 1, -1)
     guess = estimate_foreground(image)
     assert (guess & (disc > 0)).sum() / (guess | (disc > 0)).sum() > 0.9
+
+
+def test_shading_is_no_bench():
+    y, x = np.mgrid[:120, :160].astype(float)
+    dome = 90 + 80 * np.exp(-((x - 80) ** 2 + (y - 60) ** 2) / 1500)
+    assert estimate_foreground(np.repeat(dome[..., None], 3, 2).astype(np.uint8)).all()
 
 
 def test_a_photograph_without_a_bench_is_all_foreground():

@@ -49,6 +49,14 @@ class SyntheticSettings(BuildSettings):
     good_share: float = setting(0.0, "share of images without a defect")
     background_dir: str = setting("", "paint on the good photographs in this folder instead of rendering", input=True)
     category: str = setting("", "category of every photograph (default: the folder it lies in)")
+    defects: list[str] = setting([], "defect types to paint on photographs, of docs/data.md (default: all)")
+    defect_count: list[int] = setting([1, 3], "fewest and most painted defects on a photograph")
+    defect_size: float = setting(0.075, "typical extent of a painted defect, as a share of the longer side")
+    defect_contrast: float = setting(0.17, "typical change of brightness or colour of a painted defect, 0 to 1")
+    foreground: str = setting(
+        "estimate", "where to paint: estimate (the product on a plain background), margin, or a folder of masks"
+    )
+    margin: float = setting(0.0, "share of the shorter side that stays free along the border (foreground margin)")
 
 
 @dataclass
