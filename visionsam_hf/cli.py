@@ -6,13 +6,16 @@ Nothing here or in a stage module's top level imports torch: `--help` answers at
 import dataclasses
 import importlib
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from visionsam_hf.config import build_settings, read_yaml
-from visionsam_hf.errors import UserError
+from visionsam_hf.errors import Interrupted, UserError
 
 USAGE = """\
 usage: visionsam COMMAND ...
@@ -30,11 +33,15 @@ usage: visionsam COMMAND ...
   report CONFIG                     report.html and report.json from result files
   curate CONFIG                     pick images that show the anomaly clearly
   inspect DIR                       counts, sizes and a picture page of a data set
+  push DIR REPO_ID                  publish a model, an adapter or a data set on the Hub; private unless --public
+                                    [--dry_run] [--private | --public] [--revision TAG]
   merge ADAPTER --output_dir D      a LoRA adapter and its base as one plain model
+  export MODEL --output_dir D       ONNX files of the encoder and the decoder, checked against the model
   predict --model M --image I (--box X1 Y1 X2 Y2 | --point X Y) --output DIR
 
 CONFIG is a YAML file; every key can be given as `--key value` too. `visionsam COMMAND --help` lists a command's keys.
-Exit codes: 0 done, 2 your input needs mending (one line says what), anything else is our bug."""
+Exit codes: 0 done, 2 your input needs mending (one line says what), 130 or 143 stopped by Ctrl-C or SIGTERM (the same
+command goes on), anything else is our bug."""
 
 # Command -> module under visionsam_hf.stages, and one line of help.
 STAGES = {
@@ -47,11 +54,13 @@ STAGES = {
     "predict": "predict",
     "curate": "curate",
     "inspect": "inspect",
+    "push": "push",
     "merge": "merge",
+    "export": "export",
 }
 
 # Commands whose words are settings, not a CONFIG.
-_WORDS = {"annotate users": ("action", "name"), "inspect": ("dataset",), "merge": ("adapter",)}
+_WORDS = {"annotate users": ("action", "name"), "inspect": ("dataset",), "push": ("directory", "repo_id"), "merge": ("adapter",), "export": ("model",)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A log file gets a line of progress now and then, not ten a second. Read by tqdm when it is imported.
         os.environ.setdefault("TQDM_MININTERVAL", "30")
     try:
-        return _dispatch(arguments)
+        with _termination_interrupts():
+            return _dispatch(arguments)
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        print(f"visionsam: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
     except UserError as error:
         print(f"visionsam: {error}", file=sys.stderr)
         return 2
@@ -69,6 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `visionsam ... | head` is not a failure; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM, from a scheduler or `kill`, ends the work as Ctrl-C does: what is half-written goes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -17,6 +17,8 @@ from typing import Any
 
 from visionsam_hf.config import as_plain, input_paths
 from visionsam_hf.errors import UserError
+from visionsam_hf.stage_lock import only_run
+from visionsam_hf.write_errors import explain
 
 RECORD = "stage.json"
 _STARTED_AS = "started_as.json"  # in an unfinished directory only
@@ -148,36 +150,61 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
         raise UserError(f"{final}: holds files that no stage wrote; choose another output_dir, or empty it yourself")
     work = final / f".{stage}.partial" if into_existing else final.with_name(final.name + ".partial")
     started = time.perf_counter()
-    if is_main_process():
+    with only_run(_lock(work), final) if is_main_process() else contextlib.nullcontext():
+        if is_main_process():
+            _make_ready(work, {"settings": _compared(as_plain(settings)), "inputs": inputs}, resumable)
+        _wait_for_everyone()
+        run = StageRun(work, {})
         try:
-            started_as = {"settings": _compared(as_plain(settings)), "inputs": inputs}
-            if work.exists() and not (resumable and _continues(work, started_as)):
-                shutil.rmtree(work)
-            work.mkdir(parents=True, exist_ok=True)
-            if resumable:
-                (work / _STARTED_AS).write_text(json.dumps(started_as), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{work}: cannot be written ({error.strerror}); choose another output_dir") from None
-    _wait_for_everyone()
-    run = StageRun(work, {})
+            yield run
+            _wait_for_everyone()
+            if is_main_process():
+                (work / _STARTED_AS).unlink(missing_ok=True)
+                record = _record(stage, settings, inputs, run, time.perf_counter() - started)
+                (work / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        except BaseException as error:
+            # Asked before the half-written files go and give their space back.
+            told = explain(error, work)
+            if is_main_process() and not resumable:
+                shutil.rmtree(work, ignore_errors=True)
+            if told is not None:
+                raise told from error
+            raise
+        if is_main_process():
+            if into_existing:
+                _move_files(work, final)
+            else:
+                _replace_directory(work, final)
+        _wait_for_everyone()
+
+
+def _lock(work: Path) -> Path:
+    return work.with_name(work.name.removesuffix(".partial") + ".lock")
+
+
+def _make_ready(work: Path, started_as: dict[str, Any], resumable: bool) -> None:
     try:
-        yield run
-    except BaseException:
-        if is_main_process() and not resumable:
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    _wait_for_everyone()
-    if is_main_process():
-        (work / _STARTED_AS).unlink(missing_ok=True)
-        record = _record(stage, settings, inputs, run, time.perf_counter() - started)
-        (work / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        if into_existing:
-            for file in sorted(work.iterdir(), key=lambda item: item.name == RECORD):
-                os.replace(file, final / file.name)
-            work.rmdir()
-        else:
-            _replace_directory(work, final)
-    _wait_for_everyone()
+        if work.exists() and not (resumable and _continues(work, started_as)):
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+        if resumable:
+            (work / _STARTED_AS).write_text(json.dumps(started_as), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{work}: cannot be written ({error.strerror}); choose another output_dir") from None
+
+
+def remove_leftovers(settings: Any) -> None:
+    """Remove what a run leaves beside a finished output when it is killed in its very last moment.
+
+    Raises:
+        UserError: another run is writing the output right now.
+    """
+    final = Path(settings.output_dir)
+    work = final.with_name(final.name + ".partial")
+    old = final.with_name(final.name + ".old")
+    if old.exists() or _lock(work).exists():
+        with only_run(_lock(work), final):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _record(stage: str, settings: Any, inputs: dict[str, str], run: StageRun, seconds: float) -> dict[str, Any]:
@@ -203,6 +230,14 @@ def _continues(work: Path, started_as: dict[str, Any]) -> bool:
         return json.loads((work / _STARTED_AS).read_text(encoding="utf-8")) == started_as
     except (OSError, ValueError):
         return False
+
+
+def _move_files(work: Path, final: Path) -> None:
+    # Without a record while old and new files are mixed: killed now, the stage counts as not done.
+    (final / RECORD).unlink(missing_ok=True)
+    for file in sorted(work.iterdir(), key=lambda item: item.name == RECORD):
+        os.replace(file, final / file.name)
+    work.rmdir()
 
 
 def _replace_directory(work: Path, final: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers.trainer_utils import get_last_checkpoint
 
 from visionsam_hf.modeling import save_model
 from visionsam_hf.stage import stage_run
@@ -28,14 +27,14 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrai
     with stage_run(stage, settings, resumable=True) as run:
         trainer = make_trainer(_arguments(settings, run.directory))
         trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
-        result = trainer.train(resume_from_checkpoint=get_last_checkpoint(run.directory))
+        result = trainer.train(resume_from_checkpoint=True)
         evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
         if trainer.is_world_process_zero():
             trainer.state.save_to_json(str(run.directory / "trainer_state.json"))
             save_model(trainer.accelerator.unwrap_model(trainer.model), trainer.processor, run.directory)
             _clean(run.directory)
             run.results.update(
-                train_loss=result.training_loss,
+                train_loss=result.metrics["train_loss"],
                 steps=result.global_step,
                 samples=len(trainer.train_dataset),
                 samples_per_second=result.metrics.get("train_samples_per_second"),

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import SamModel, SamProcessor, Trainer, TrainerCallback, TrainingArguments
+from transformers import SamModel, SamProcessor, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PredictionOutput
 
 from visionsam_hf.decoding import bind_predict_tokens
 from visionsam_hf.embeddings import EmbeddingCache
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import load_model, load_processor
+from visionsam_hf.trainer.resuming import ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class _DrawPromptsAnew(TrainerCallback):
         self.samples.set_epoch(math.floor((state.epoch or 0) + 1e-6))
 
 
-class SamTrainer(Trainer):
+class SamTrainer(ResumableTrainer):
     """`transformers.Trainer` for promptable masks; `SamSFTTrainer` and `SamDPOTrainer` say what the loss is.
 
     The loss is a mean over the prompts of the whole accumulated batch on all processes, so it does not depend on how
