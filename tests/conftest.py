@@ -125,7 +125,7 @@ def preferences() -> datasets.Dataset:
         height, width = [(48, 64), (64, 64)][index % 2]
         truth = disc(height, width, 30, 24, 10)
         masks = [truth, np.roll(truth, 4, axis=1), np.roll(truth, 12, axis=1)]
-        candidate = dict(mean_rank=1.0, coverage=None, boundary=None, over_under=None, noise=None)
+        candidate = dict(coverage=None, boundary=None, over_under=None, noise=None)
         rows.append(
             {
                 "image": photograph(truth, index),
@@ -139,8 +139,8 @@ def preferences() -> datasets.Dataset:
                 "votes": 3,
                 "truth": encode_mask(truth),
                 "candidates": [
-                    {"rle": encode_rle(mask), "token": token, "score": 0.5, **candidate}
-                    for mask, token in zip(masks, (2, 1, 3))
+                    {"rle": encode_rle(mask), "token": token, "score": 0.5, "mean_rank": rank, **candidate}
+                    for mask, token, rank in zip(masks, (2, 1, 3), (1.0, 2.0, 3.0))
                 ],
                 "annotations": [],
             }

@@ -175,19 +175,60 @@ def test_margin_properties(seed, shift):
     torch.testing.assert_close(one, moved, rtol=1e-3, atol=1e-3)
 
 
-def test_gradients_agree_with_numerical_ones():
-    """In float64 the formulas' gradients match finite differences (the functions themselves compute in float32)."""
-    logits = torch.randn(1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    target = (torch.rand(1, 3, 3, generator=torch.Generator().manual_seed(1)) > 0.5).float()
-    other = 1 - target
-    for function in (
-        lambda z: mask_bce(z, target),
-        lambda z: dice_loss(z, target),
-        lambda z: preference_loss(preference_margin(z, target, other, normalize="region")),
-        lambda z: plackett_luce_loss(z, torch.stack([target, other, torch.ones_like(target)], 1)),
-        lambda z: bernoulli_kl(z, torch.zeros_like(z), torch.ones_like(target, dtype=torch.bool)),
-    ):
-        assert torch.autograd.gradcheck(function, logits.clone().requires_grad_(True), eps=1e-2, atol=2e-3, rtol=2e-2)
+GENERATOR = torch.Generator().manual_seed(0)
+Z = torch.randn(2, 3, 3, dtype=torch.float64, generator=GENERATOR)
+CHOSEN, REJECTED, THIRD = (torch.rand(3, 2, 3, 3, generator=GENERATOR) > 0.5).double()
+VALID = torch.rand(2, 3, 3, generator=GENERATOR) > 0.2
+REFERENCE = torch.randn(2, 3, 3, dtype=torch.float64, generator=GENERATOR)
+RANKED = torch.stack([CHOSEN, REJECTED, THIRD], 1)
+
+
+@pytest.mark.parametrize("against", [None, REFERENCE])
+@pytest.mark.parametrize("normalize", ["image", "region", "none"])
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge", "robust"])
+def test_gradients_of_preferences_are_the_numerical_ones(against, normalize, loss_type):
+    def loss(z):
+        margin = preference_margin(
+            z, CHOSEN, REJECTED, reference_logits=against, valid=VALID, normalize=normalize, exponent=0.5
+        )
+        smoothing = 0.2 if loss_type in ("sigmoid", "robust") else 0.0
+        return preference_loss(margin, loss_type=loss_type, beta=0.7, label_smoothing=smoothing)
+
+    assert torch.autograd.gradcheck(loss, Z.clone().requires_grad_(True))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: mask_bce(z, CHOSEN, VALID),
+        lambda z: dice_loss(z, CHOSEN, VALID),
+        lambda z: plackett_luce_loss(z, RANKED, reference_logits=REFERENCE, valid=VALID, beta=2.0),
+        lambda z: plackett_luce_loss(z, RANKED, ranks=torch.tensor([[1.0, 1, 3], [1, 2, 3]])),
+        lambda z: bernoulli_kl(z, REFERENCE, VALID),
+        lambda z: ranking_loss(z[:, 0]),
+    ],
+)
+def test_gradients_are_the_numerical_ones(loss):
+    assert torch.autograd.gradcheck(loss, Z.clone().requires_grad_(True))
+
+
+def test_half_precision_logits_are_summed_in_float32():
+    logits = torch.full((1, 128, 128), 0.1, dtype=torch.float16)
+    chosen, rejected = torch.ones(1, 128, 128), torch.zeros(1, 128, 128)
+    margin = preference_margin(logits, chosen, rejected, normalize="none")
+    assert margin.dtype == torch.float32 and margin.item() == pytest.approx(128 * 128 * float(logits[0, 0, 0]), rel=1e-5)
+
+
+def test_tied_ranks_ask_for_no_order():
+    values = torch.tensor([[2.0, 1.0, -1.0]])
+    plain = ranking_loss(values)
+    torch.testing.assert_close(ranking_loss(values, torch.tensor([[1.0, 2.0, 3.0]])), plain)
+    # The two above are each chosen from all three, the last is what remains.
+    everything = math.log(math.exp(2) + math.exp(1) + math.exp(-1))
+    tied = ranking_loss(values, torch.tensor([[1.5, 1.5, 3.0]]))
+    assert tied.tolist() == pytest.approx([2 * everything - 2 - 1])
+    torch.testing.assert_close(tied, ranking_loss(values[:, [1, 0, 2]], torch.tensor([[1.5, 1.5, 3.0]])))
+    assert ranking_loss(values, torch.tensor([[2.0, 2.0, 2.0]])).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 0.5])

@@ -1,6 +1,7 @@
-"""The objectives as pure functions of mask logits: no model, no trainer, float32 inside, one value per prompt.
+"""The objectives as pure functions of mask logits: no model, no trainer, one value per prompt.
 
-Shapes: logits, target, chosen, rejected, valid are (B, H, W); results are (B,).
+Shapes: logits, target, chosen, rejected, valid are (B, H, W); results are (B,). Whatever the logits' dtype, sums are
+taken in float32; only float64 logits stay float64, which is what numerical checks of the gradients need.
 """
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 
 # Cells of the logits' grid. A tiny defect covers two or three of them: the usual 1 would reward predicting nothing.
 _SMOOTH = 0.05
+
+
+def _full(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _pixels(valid: Tensor | None, like: Tensor) -> Tensor:
@@ -28,7 +33,8 @@ def mask_bce(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Ten
         (B,) float32.
     """
     weight = _pixels(valid, logits)
-    loss = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
+    logits = _full(logits)
+    loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
     return (loss * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1)
 
 
@@ -42,7 +48,7 @@ def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Te
         (B,) float32 in [0, 1].
     """
     weight = _pixels(valid, logits)
-    probability, target = logits.float().sigmoid() * weight, target.float() * weight
+    probability, target = _full(logits).sigmoid() * weight, target.float() * weight
     overlap = (probability * target).sum((-2, -1))
     return 1 - (2 * overlap + _SMOOTH) / (probability.sum((-2, -1)) + target.sum((-2, -1)) + _SMOOTH)
 
@@ -92,7 +98,7 @@ def preference_margin(
     """
     weight = _pixels(valid, logits)
     sign = (chosen.float() - rejected.float()) * weight
-    score = logits.float() if reference_logits is None else logits.float() - reference_logits.float()
+    score = _full(logits) if reference_logits is None else _full(logits) - _full(reference_logits)
     margin = (sign * score).sum((-2, -1))
     if normalize == "image":
         return margin / weight.sum((-2, -1)).clamp(min=1)
@@ -119,7 +125,7 @@ def preference_loss(
     Returns:
         (B,) float32.
     """
-    margin = margin.float()
+    margin = _full(margin)
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must lie in [0, 0.5), not {label_smoothing}")
     agree, flipped = -F.logsigmoid(beta * margin), -F.logsigmoid(-beta * margin)
@@ -138,6 +144,7 @@ def plackett_luce_loss(
     logits: Tensor,
     ranked_masks: Tensor,
     *,
+    ranks: Tensor | None = None,
     reference_logits: Tensor | None = None,
     valid: Tensor | None = None,
     beta: float = 1.0,
@@ -150,6 +157,7 @@ def plackett_luce_loss(
     Args:
         logits: (B, H, W) mask logits of the policy.
         ranked_masks: (B, K, H, W) binary masks, best first.
+        ranks: (B, K) ranks, ascending; equal ones are ties, see `ranking_loss`. None means that there are none.
         reference_logits: (B, H, W), or None for a reference-free loss.
         valid: (B, H, W) bool, False on padding.
         beta: inverse temperature.
@@ -159,23 +167,36 @@ def plackett_luce_loss(
     """
     masks = ranked_masks.float()
     union = (masks.amax(1) != masks.amin(1)).float() * _pixels(valid, logits)
-    score = logits.float() if reference_logits is None else logits.float() - reference_logits.float()
+    score = _full(logits) if reference_logits is None else _full(logits) - _full(reference_logits)
     size = union.sum((-2, -1)).clamp(min=1)
     values = beta * (masks * (union * score).unsqueeze(1)).sum((-2, -1)) / size.unsqueeze(1)
-    return ranking_loss(values)
+    return ranking_loss(values, ranks)
 
 
-def ranking_loss(values: Tensor) -> Tensor:
-    """Plackett-Luce negative log-likelihood of scores given best first, (B, K) to (B,) float32."""
-    values = values.float()
-    # logsumexp over the items still to be placed, from the end.
-    remaining = values.flip(-1).logcumsumexp(-1).flip(-1)
-    return (remaining - values).sum(-1)
+def ranking_loss(values: Tensor, ranks: Tensor | None = None) -> Tensor:
+    """Plackett-Luce negative log-likelihood of scores given best first.
+
+    Args:
+        values: (B, K) scores.
+        ranks: (B, K), ascending. Items of equal rank are each chosen from themselves and all that rank below (Breslow,
+            1974), so that no order is asked for between them; a row that ties from top to bottom costs 0.
+
+    Returns:
+        (B,) float32.
+    """
+    values = _full(values)
+    if ranks is None:
+        # logsumexp over the items still to be placed, from the end.
+        remaining = values.flip(-1).logcumsumexp(-1).flip(-1)
+        return (remaining - values).sum(-1)
+    below = ranks.unsqueeze(-1) <= ranks.unsqueeze(-2)  # [k, j]: j is still to be placed when k is
+    remaining = values.unsqueeze(-2).masked_fill(~below, float("-inf")).logsumexp(-1)
+    return (remaining - values).sum(-1) * (ranks[:, 0] != ranks[:, -1])
 
 
 def bernoulli_kl(logits: Tensor, reference_logits: Tensor, where: Tensor) -> Tensor:
     """KL(policy || reference) of the per-pixel Bernoulli, mean over the pixels in `where` (B, H, W) bool; (B,) float32."""
-    logits, reference = logits.float(), reference_logits.float()
+    logits, reference = _full(logits), _full(reference_logits)
     probability = logits.sigmoid()
     divergence = probability * (logits - reference) - F.softplus(logits) + F.softplus(reference)
     weight = where.float()

@@ -14,7 +14,7 @@ from visionsam_hf.adapters import find_adapter, load_adapter, merge_adapter, sav
 from visionsam_hf.errors import UserError
 from visionsam_hf.stage import looks_local, resolve_model
 
-TRAINABLE = ("mask_decoder", "mask_decoder+prompt_encoder", "all")
+TRAINABLE = ("mask_decoder", "mask_decoder+prompt_encoder", "all", "iou_prediction_head")
 # Checkpoints known to fit by their Hub ids; any other of the 'sam' type does too.
 BACKBONES = ("facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge", "wanglab/medsam-vit-base")
 # Other families by the start of their model type; none has a decoder that the trainers know.
@@ -131,7 +131,8 @@ def freeze(model: SamModel, trainable: str, *, mask_output: str = "both", scores
 
     Args:
         model: changed in place.
-        trainable: "mask_decoder", "mask_decoder+prompt_encoder" or "all".
+        trainable: "mask_decoder", "mask_decoder+prompt_encoder", "all", or "iou_prediction_head", which tunes
+            the scores and leaves the masks as they are.
         mask_output: which mask tokens the loss sees: "single" (0), "multi" (1 to 3) or "both". The hypernetworks of
             the others get no gradient and stay frozen, or AdamW would decay them.
         scores: whether the loss sees the predicted IoU; else its head stays frozen, for the same reason.
@@ -148,6 +149,7 @@ def freeze(model: SamModel, trainable: str, *, mask_output: str = "both", scores
         "mask_decoder": [model.mask_decoder],
         "mask_decoder+prompt_encoder": [model.mask_decoder, model.prompt_encoder],
         "all": [model],
+        "iou_prediction_head": [model.mask_decoder.iou_prediction_head],
     }
     for module in modules[trainable]:
         module.requires_grad_(True)

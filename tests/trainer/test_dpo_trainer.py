@@ -7,7 +7,7 @@ from conftest import tiny_processor
 
 from visionsam_hf import SamDPOConfig, SamDPOTrainer
 from visionsam_hf.errors import UserError
-from visionsam_hf.losses import mask_bce
+from visionsam_hf.losses import dice_loss, mask_bce
 from visionsam_hf.trainer.collators import PreferenceCollator
 
 TRL_METRICS = {
@@ -28,7 +28,7 @@ def batch_of(trainer, count=3):
     return PreferenceCollator()([trainer.train_dataset[index] for index in range(count)])
 
 
-@pytest.mark.parametrize("loss_type", ["paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce"])
+@pytest.mark.parametrize("loss_type", ["paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce", "sft"])
 @pytest.mark.parametrize("policy_token", ["single", "candidate"])
 def test_frozen_parameters_stay_and_trainable_ones_move(model, preferences, tmp_path, loss_type, policy_token):
     before = copy.deepcopy(model.state_dict())
@@ -109,7 +109,7 @@ def test_added_terms(model, preferences, tmp_path):
     plain, trainer, batch = losses()
     logits, scores, valid = trainer.forward(trainer.model, batch)
     with_sft, _, _ = losses(sft_weight=0.5)
-    from visionsam_hf.losses import dice_loss, ranking_loss
+    from visionsam_hf.losses import ranking_loss
 
     pull = mask_bce(logits[:, 0], batch["chosen"], valid) + dice_loss(logits[:, 0], batch["chosen"], valid)
     torch.testing.assert_close(with_sft - plain, 0.5 * pull.detach(), rtol=1e-3, atol=1e-5)
@@ -118,6 +118,51 @@ def test_added_terms(model, preferences, tmp_path):
     with_scores, _, _ = losses(iou_weight=2.0)
     ranking = ranking_loss(scores[:, [2, 1, 3]]).detach()
     torch.testing.assert_close(with_scores - plain, 2 * ranking, rtol=1e-3, atol=1e-5)
+
+
+def test_region_with_exponent_0_is_dpo(model, preferences, tmp_path):
+    def losses(**settings):
+        trainer = make(copy.deepcopy(model), preferences, tmp_path, **settings)
+        with torch.no_grad():  # away from the reference, where both are log 2
+            trainer.model.mask_decoder.upscale_conv2.weight.mul_(2)
+        return trainer.prompt_losses(trainer.model.train(), batch_of(trainer))[0]
+
+    plain = losses(loss_type="dpo")
+    torch.testing.assert_close(losses(loss_type="region", region_exponent=0.0), plain)
+    assert (plain - np.log(2)).abs().max() > 0.01
+
+
+def test_sft_is_the_chosen_mask_as_a_demonstration(model, preferences, tmp_path):
+    trainer = make(model, preferences, tmp_path, loss_type="sft")
+    batch = batch_of(trainer)
+    logits, _, valid = trainer.forward(trainer.model, batch)
+    expected = mask_bce(logits[:, 0], batch["chosen"], valid) + dice_loss(logits[:, 0], batch["chosen"], valid)
+    torch.testing.assert_close(trainer.prompt_losses(trainer.model, batch)[0], expected)
+    assert trainer.reference_files == []
+
+
+def test_the_reference_is_computed_once_a_model_and_data(model, preferences, tmp_path):
+    def files(start, rows=preferences, **settings):
+        trainer = make(copy.deepcopy(start), rows, tmp_path, embeddings=str(tmp_path / "cache"), **settings)
+        return trainer.reference_files[0], trainer.reference_files[0].stat().st_mtime_ns
+
+    first = files(model)
+    assert first[0].is_relative_to(tmp_path / "cache") and files(model, loss_type="dpo") == first
+    assert files(model, policy_token="candidate")[0] != first[0]
+    assert files(model, preferences.select(range(4)))[0] != first[0]
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        moved.mask_decoder.upscale_conv2.weight.mul_(1.1)
+    assert files(moved)[0] != first[0]
+
+
+def test_scores_alone_leave_the_masks(model, preferences, tmp_path):
+    trainer = make(model, preferences, tmp_path, trainable="iou_prediction_head", iou_weight=1.0, max_steps=5)
+    batch = batch_of(trainer)
+    logits, scores, _ = trainer.forward(trainer.model, batch)
+    trainer.train()
+    after, moved, _ = trainer.forward(trainer.model, batch)
+    assert torch.equal(logits, after) and not torch.equal(scores, moved)
 
 
 def test_scores_learn_the_ranking(model, preferences, tmp_path):
@@ -158,6 +203,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(model, preferences, 
         (dict(sft_weight=-1.0), "sft_weight"),
         (dict(score_loss="hinge"), "score_loss"),
         (dict(policy_token="best"), "policy_token"),
+        (dict(trainable="iou_prediction_head"), "iou_weight"),
     ],
 )
 def test_wrong_settings_name_the_key(tmp_path, settings, key):

@@ -40,15 +40,15 @@ class PreferenceCollator:
 
     >>> sample = {"kind": "box", "boxes": torch.zeros(1, 4), "points": torch.zeros(1, 2, 2), "chosen": torch.ones(2, 2),
     ...           "rejected": torch.zeros(2, 2), "truth": torch.ones(2, 2), "has_truth": True, "ranked": torch.ones(3, 2, 2),
-    ...           "ranked_tokens": torch.tensor([2, 1, 3]), "tokens_ranked": True, "token": 2, "item": 7,
-    ...           "valid": torch.ones(2, 2, dtype=torch.bool), "image_embeddings": torch.zeros(8, 2, 2)}
+    ...           "ranks": torch.tensor([1.0, 2.0, 3.0]), "ranked_tokens": torch.tensor([2, 1, 3]), "tokens_ranked": True,
+    ...           "token": 2, "item": 7, "valid": torch.ones(2, 2, dtype=torch.bool), "image_embeddings": torch.zeros(8, 2, 2)}
     >>> batch = PreferenceCollator()([sample, sample])
     >>> batch["chosen"].shape, batch["token"].tolist(), batch["prompt_valid"].tolist()
     (torch.Size([2, 2, 2]), [2, 2], [[True], [True]])
     """
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        stacked = ("boxes", "points", "chosen", "rejected", "truth", "ranked", "ranked_tokens")
+        stacked = ("boxes", "points", "chosen", "rejected", "truth", "ranked", "ranks", "ranked_tokens")
         listed = ("has_truth", "tokens_ranked", "token", "item")
         return {
             **{key: torch.stack([sample[key] for sample in samples]) for key in stacked},

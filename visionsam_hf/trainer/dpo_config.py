@@ -32,6 +32,8 @@ class SamDPOConfig(DPOSettings, TrainingArguments):
             raise UserError(f"region_exponent: {self.region_exponent} is not in [0, 1]")
         if min(self.sft_weight, self.kl_weight, self.iou_weight) < 0:
             raise UserError("sft_weight, kl_weight, iou_weight: must not be negative")
+        if self.trainable == "iou_prediction_head" and not self.iou_weight:
+            raise UserError("trainable: iou_prediction_head has nothing to learn; give iou_weight a weight above 0")
         if self.embeddings and self.trainable == "all":
             raise UserError("embeddings: a cache cannot be used with trainable all; leave it empty")
         super().__post_init__()
@@ -39,4 +41,4 @@ class SamDPOConfig(DPOSettings, TrainingArguments):
     @property
     def needs_reference(self) -> bool:
         """Whether the objective compares with the model it starts from."""
-        return self.loss_type != "paper" or self.kl_weight > 0
+        return self.loss_type not in ("paper", "sft") or self.kl_weight > 0

@@ -1,5 +1,6 @@
 """Preference optimisation: the prediction is compared with the mask people chose and the one they rejected."""
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from visionsam_hf.modeling import image_side, mask_side
 from visionsam_hf.trainer.collators import PreferenceCollator
 from visionsam_hf.trainer.dpo_config import SamDPOConfig
 from visionsam_hf.trainer.preparation import prepare_tuned
+from visionsam_hf.trainer.reference import reference_key
 from visionsam_hf.trainer.sam_trainer import SamTrainer, prepare_cache
 from visionsam_hf.trainer.samples import PreferenceSamples
 
@@ -36,6 +38,8 @@ _OBJECTIVES = {
     "hinge": ("region", "hinge"),
     "robust": ("region", "robust"),
 }
+# No reference model: the paper's loss, and the chosen masks as demonstrations (rejection sampling).
+_REFERENCE_FREE = ("paper", "sft")
 
 
 class SamDPOTrainer(SamTrainer):
@@ -90,21 +94,33 @@ class SamDPOTrainer(SamTrainer):
             # Once, before the first step: no second model in memory, no second forward a step.
             for split, samples in (("train", train_samples), ("eval", eval_samples)):
                 if samples is not None:
-                    self._reference[split] = self._reference_logits(split, samples)
+                    self._reference[split] = self._reference_logits(samples)
 
     @property
     def dropped_pairs(self) -> int:
         """Pairs left out because their masks are the same on the logits' grid."""
         return self.train_dataset.dropped
 
-    def _reference_logits(self, split: str, samples: PreferenceSamples) -> np.ndarray:
-        """(n, S, S) float16 logits of the untouched model, memory-mapped from the output directory."""
-        path = Path(self.args.output_dir) / f"reference_logits.{split}.npy"
+    @property
+    def reference_files(self) -> list[Path]:
+        """Where the reference's logits lie; empty for an objective without a reference."""
+        return [Path(logits.filename) for logits in self._reference.values()]
+
+    def _reference_logits(self, samples: PreferenceSamples) -> np.ndarray:
+        """(n, S, S) float16 logits of the untouched model, memory-mapped.
+
+        They lie beside the embeddings, where the next run on the same model and pairs finds them; without a cache in
+        the output directory, for a run that is resumed.
+        """
+        args = self.args
+        directory = Path(args.embeddings) / "reference" if args.embeddings else Path(args.output_dir)
+        path = directory / f"reference_logits.{reference_key(self.model, samples, args.policy_token)}.npy"
         with self.args.main_process_first(local=False, desc="reference logits"):
-            if self.is_world_process_zero():
+            if self.is_world_process_zero() and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shape = (len(samples), samples.mask_side, samples.mask_side)
-                stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+                partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+                stored = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
                 loader = torch.utils.data.DataLoader(
                     samples, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
                 )
@@ -113,6 +129,7 @@ class SamDPOTrainer(SamTrainer):
                         logits, _, _ = self.forward(self.model, self._prepare_inputs(batch))
                     stored[batch["item"].cpu().numpy()] = self._policy_logits(logits, batch["token"]).cpu().numpy()
                 stored.flush()
+                partial.replace(path)
         return np.load(path, mmap_mode="r")
 
     def _policy_logits(self, logits: Tensor, token: Tensor) -> Tensor:
@@ -130,12 +147,15 @@ class SamDPOTrainer(SamTrainer):
         if args.needs_reference:
             stored = self._reference["train" if model.training else "eval"][inputs["item"].cpu().numpy()]
             reference = torch.from_numpy(stored).to(logits)
-        compared = None if args.loss_type == "paper" else reference
+        compared = None if args.loss_type in _REFERENCE_FREE else reference
 
         if args.loss_type == "plackett_luce":
             losses = plackett_luce_loss(
-                logits, inputs["ranked"], reference_logits=compared, valid=valid, beta=args.beta
+                logits, inputs["ranked"], ranks=inputs["ranks"], reference_logits=compared, valid=valid, beta=args.beta
             )
+            normalize = "region"
+        elif args.loss_type == "sft":
+            losses = mask_bce(logits, chosen, valid) + dice_loss(logits, chosen, valid)
             normalize = "region"
         else:
             normalize, form = _OBJECTIVES[args.loss_type]
@@ -148,7 +168,7 @@ class SamDPOTrainer(SamTrainer):
             normalize=normalize,
             exponent=args.region_exponent if args.loss_type in ("region", "robust") else 1.0,
         )
-        if args.loss_type != "plackett_luce":
+        if args.loss_type in _OBJECTIVES:
             losses = preference_loss(margin, loss_type=form, beta=args.beta, label_smoothing=args.label_smoothing)
         losses = losses + self._added_terms(args, inputs, logits, reference, scores, valid)
         with torch.no_grad():
@@ -180,7 +200,7 @@ class SamDPOTrainer(SamTrainer):
             else:
                 ranked_scores = scores.gather(1, inputs["ranked_tokens"])
                 # Only candidates that are the three tokens' own masks say how the tokens' scores should be ordered.
-                score_loss = ranking_loss(ranked_scores) * inputs["tokens_ranked"]
+                score_loss = ranking_loss(ranked_scores, inputs["ranks"]) * inputs["tokens_ranked"]
             terms = terms + args.iou_weight * score_loss
         return terms
 

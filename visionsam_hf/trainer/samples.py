@@ -127,7 +127,7 @@ class PreferenceSamples(Dataset):
     Pairs whose masks are the same on the logits' grid teach nothing; they are dropped, and `dropped` counts them.
 
     A sample is `{"pixel_values" | "image_embeddings", "kind": "box", "boxes": (1, 4), "points": (1, 2, 2),
-    "chosen", "rejected", "truth": (S, S) in [0, 1], "has_truth": bool, "ranked": (3, S, S), "rankable": bool,
+    "chosen", "rejected", "truth": (S, S) in [0, 1], "has_truth": bool, "ranked": (3, S, S), "ranks": (3,) ascending,
     "ranked_tokens": (3,) int64, "tokens_ranked": bool, "token": int, "valid": (S, S) bool, "item": int}`.
     """
 
@@ -177,6 +177,7 @@ class PreferenceSamples(Dataset):
             "truth": torch.from_numpy(self._target(truth)),
             "has_truth": row["truth"] is not None,
             "ranked": torch.from_numpy(np.stack(ranked)),
+            "ranks": torch.tensor([candidate["mean_rank"] for candidate in row["candidates"]], dtype=torch.float32),
             "ranked_tokens": torch.tensor(tokens),
             # A ranking speaks about the confidence of masks that each come from a token of their own.
             "tokens_ranked": len(set(tokens)) == len(tokens) and 0 not in tokens,

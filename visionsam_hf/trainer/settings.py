@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from visionsam_hf.config import setting
 
 SFT_LOSSES = ("w_bce", "w_dice", "w_iou")
-LOSS_TYPES = ("paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce")
+LOSS_TYPES = ("paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce", "sft")
 SCORE_LOSSES = ("plackett_luce", "l1")
 POLICY_TOKENS = ("single", "candidate")
 TARGET_RESIZES = ("area", "nearest")
@@ -15,7 +15,9 @@ TARGET_RESIZES = ("area", "nearest")
 class PromptTuningSettings:
     """What both stages share. Fields with a `TrainingArguments` name change its default."""
 
-    trainable: str = setting("mask_decoder", "what trains: mask_decoder, mask_decoder+prompt_encoder, or all")
+    trainable: str = setting(
+        "mask_decoder", "what trains: mask_decoder, mask_decoder+prompt_encoder, all, iou_prediction_head (scores)"
+    )
     use_peft: bool = setting(
         False, "train a LoRA adapter in the attention of what `trainable` names (mask_decoder or all), not its weights"
     )

@@ -41,6 +41,8 @@ class SamSFTConfig(SFTSettings, TrainingArguments):
         check_choice("target_resize", self.target_resize, TARGET_RESIZES)
         if any(getattr(self, key) < 0 for key in SFT_LOSSES) or not (self.w_bce or self.w_dice):
             raise UserError("w_bce, w_dice, w_iou: must not be negative, and one of w_bce and w_dice must be above 0")
+        if self.trainable == "iou_prediction_head" and not self.w_iou:
+            raise UserError("trainable: iou_prediction_head has nothing to learn; give w_iou a weight above 0")
         if not 0 <= self.box_jitter < 0.5:
             raise UserError(f"box_jitter: {self.box_jitter} is not in [0, 0.5)")
         if self.prompts_per_image < 1:
