@@ -8,7 +8,14 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.adapters import add_adapter, check_same_adapter, find_adapter, load_adapter
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import freeze, freeze_prompts_not_drawn, load_model, load_processor
+from visionsam_hf.modeling import (
+    freeze,
+    freeze_prompts_not_drawn,
+    image_side,
+    load_model,
+    load_processor,
+    resized,
+)
 from visionsam_hf.trainer.sam_trainer import prepare_model
 
 
@@ -20,6 +27,7 @@ def prepare_tuned(
     mask_output: str,
     scores: bool,
     prompt_kinds: Sequence[str],
+    image_size: int | None = None,
 ) -> tuple[SamModel | PeftModel, SamProcessor]:
     """The model and its processor, ready to train.
 
@@ -30,10 +38,15 @@ def prepare_tuned(
         args: a config with the fields of `PromptTuningSettings`.
         mask_output, scores: what the loss sees, as `freeze` takes them.
         prompt_kinds: kinds of the prompts drawn in training.
+        image_size: train at this size (`resized`); None is the model's own.
     """
     if args.use_peft:
+        if image_size is not None:
+            raise UserError("image_size: an adapter goes with its base model's size; leave image_size out, or set use_peft false")
         return _with_adapter(model, processing_class, args)
     model, processor = prepare_model(model, processing_class, args)
+    if image_size is not None and image_size != image_side(model):
+        model, processor = resized(model, processor, image_size)
     freeze(model, args.trainable, mask_output=mask_output, scores=scores)
     freeze_prompts_not_drawn(model, prompt_kinds)
     return model, processor

@@ -54,6 +54,9 @@ class SFTSettings(PromptTuningSettings):
     prompt_mix: dict[str, float] = setting({"box": 1.0}, "shares of the prompt kinds box, point and point_pm")
     box_jitter: float = setting(0.0, "how far a box's edges move, in or out, as a share of its side")
     prompts_per_image: int = setting(1, "prompts of one image that share its embedding in a sample")
+    image_size: int | None = setting(
+        None, "train at this image size, and save the model with it: half the side costs a quarter (default: the model's)"
+    )
     augment: bool = setting(False, "flip and turn images at random; needs the encoder at every step, so no cache")
 
 

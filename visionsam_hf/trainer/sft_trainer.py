@@ -49,6 +49,7 @@ class SamSFTTrainer(SamTrainer):
             mask_output=args.mask_output,
             scores=args.w_iou > 0,
             prompt_kinds=[kind for kind, share in args.prompt_mix.items() if share > 0],
+            image_size=args.image_size,
         )
         cache = prepare_cache(model, processor, args)
         common = dict(
