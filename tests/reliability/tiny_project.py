@@ -1,0 +1,122 @@
+"""A whole project in small: every stage's inputs on a random SAM for 64-pixel images, and the command of each stage."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conftest import CATEGORIES, SIDE, segmentation_rows, tiny_config, tiny_processor
+
+from visionsam_hf import cli
+from visionsam_hf.data import write_splits
+from visionsam_hf.modeling import initialise
+from visionsam_hf.schema import segmentation_features
+
+# What depends on the clock or on the machine's load, not on the work.
+_TIMES = {"wall_seconds", "peak_memory_mb", "finished", "seconds", "samples_per_second", "output_dir", "logging_dir"}
+_TIMES |= {"train_runtime", "train_samples_per_second", "train_steps_per_second", "images_per_second", "directory"}
+_TIMES |= {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "prompts_per_second"}
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where the inputs of the stages lie; they stay as they are."""
+
+    root: Path
+
+    def __getattr__(self, name: str) -> str:
+        return str(self.root / name)
+
+    def commands(self, out: Path) -> dict[str, list[str]]:
+        """Stage -> the words of its command, which writes `out / "result"`."""
+        result = ["--output_dir", str(out / "result")]
+        model, data = ["--model_name_or_path", self.model], ["--dataset", self.data]
+        train = ["--max_steps", "7", "--per_device_train_batch_size", "2", "--use_cpu", "true", "--learning_rate", "1e-3",
+                 "--save_strategy", "steps", "--save_steps", "2", "--logging_steps", "3", "--save_total_limit", "2",
+                 "--disable_tqdm", "true"]
+        return {
+            "build masks": ["build", "masks", "--data_dir", self.folder, "--num_proc", "1", *result],
+            "build synthetic": ["build", "synthetic", "--image_size", "64", "--images", "{train: 3, test: 2}", *result],
+            "curate": ["curate", *data, "--count", "3", *result],
+            "inspect": ["inspect", self.data, *result],
+            "embed": ["embed", *model, *data, "--embeddings", str(out / "cache"), *result],
+            "sft": ["sft", *model, *data, *train, "--box_jitter", "0.1", "--prompt_mix", "{box: 1, point: 1}",
+                    "--w_dice", "1", *result],
+            "candidates": ["candidates", *model, *data, "--splits", "[train]", "--candidate_source", "tokens", "box_jitter",
+                           *result],
+            "annotate oracle": ["annotate", "oracle", "--candidates", self.candidates, *result],
+            "dpo": ["dpo", *model, "--dataset", self.preferences, *train, *result],
+            "evaluate": ["evaluate", *model, *data, "--split", "heldout", *result],
+            "report": ["report", "--systems", json.dumps({"SAM": [self.evaluation]}), "--dataset", self.data,
+                       "--candidates", self.candidates, "--preferences", self.preferences, *result],
+        }
+
+
+def make_project(root: Path) -> Project:
+    """Write the inputs; a few seconds."""
+    project = Project(root)
+    rows = segmentation_rows(8)
+    splits = {"train": rows, "validation": rows[:2], "heldout": segmentation_rows(4, seed=1)}
+    write_splits(root / "data", splits, segmentation_features(CATEGORIES), card="---\n---\n")
+    initialise(tiny_config(SIDE), seed=0).save_pretrained(root / "model")
+    tiny_processor().save_pretrained(root / "model")
+    for row in rows:
+        for kind in ("image", "mask"):
+            folder = root / "folder" / f"{kind}s" / row["category"]
+            folder.mkdir(parents=True, exist_ok=True)
+            row[kind].save(folder / f"{row['image_id']}.png")
+    for stage, name in {"candidates": "candidates", "annotate oracle": "preferences", "evaluate": "evaluation"}.items():
+        with contextlib.redirect_stderr(io.StringIO()):
+            assert cli.main(project.commands(root / "made" / name)[stage]) == 0, stage
+        (root / "made" / name / "result").rename(root / name)
+    return project
+
+
+def snapshot(directory: Path) -> dict[str, Any]:
+    """What a stage left, file by file: the bytes, and of JSON files the values that no clock decides.
+
+    Paths of the project's own directories become `OUT`; a fingerprint over timings is left out.
+    """
+    found: dict[str, Any] = {}
+    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+        name = file.relative_to(directory).as_posix()
+        if name.startswith("cache/"):
+            continue  # `cached_embeddings` compares it
+        content = file.read_bytes().replace(str(directory).encode(), b"OUT")
+        if file.suffix == ".json":
+            values = _without_times(json.loads(content))
+            if (file.parent / "trainer_state.json").is_file() and isinstance(values, dict):
+                values.pop("fingerprint", None)
+            found[name] = values
+        else:
+            found[name] = content
+    return found
+
+
+def cached_embeddings(directory: Path, project: Project) -> dict[str, bytes]:
+    """Every embedding of a cache by its image, whatever shards they lie in."""
+    from visionsam_hf.data import load_split
+    from visionsam_hf.embeddings import EmbeddingCache
+    from visionsam_hf.modeling import load_model, load_processor
+
+    cache = EmbeddingCache(directory, load_model(project.model), load_processor(project.model))
+    rows = load_split(project.data, "train", kind="segmentation")
+    return {key: cache[key].numpy().tobytes() for key in cache.keys(rows)}
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_times(item) for key, item in value.items() if key not in _TIMES}
+    if isinstance(value, list):
+        return [_without_times(item) for item in value]
+    return value
+
+
+def strays(directory: Path) -> Iterator[str]:
+    """Whatever only an unfinished run may have: unfinished directories, locks, temporary files."""
+    for path in directory.rglob("*"):
+        if path.name.endswith((".partial", ".old", ".lock", ".tmp", ".writing")) or path.name.startswith((".cache-", ".unpacking")):
+            yield path.relative_to(directory).as_posix()
