@@ -22,6 +22,7 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.embeddings import EmbeddingCache
 from visionsam_hf.errors import UserError
+from visionsam_hf.evaluation.counts import mask_iou
 from visionsam_hf.geometry import logits_to_original
 from visionsam_hf.inference import iterate_embeddings, predict_at
 from visionsam_hf.modeling import image_side
@@ -217,9 +218,3 @@ def pairwise_iou(masks: np.ndarray) -> np.ndarray:
     area = np.diag(overlap)
     union = area[:, None] + area[None] - overlap
     return np.where(union > 0, overlap / np.maximum(union, 1), 1.0)
-
-
-def mask_iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    """IoU of two (H, W) bool masks; 1 when both are empty."""
-    union = np.logical_or(mask, truth).sum()
-    return float(np.logical_and(mask, truth).sum() / union) if union else 1.0

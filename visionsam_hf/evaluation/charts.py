@@ -11,7 +11,7 @@ from visionsam_hf.evaluation.figures import Panel
 from visionsam_hf.evaluation.result_files import curve
 
 _NAMES = {"iou": "IoU", "dice": "Dice"}
-_APPEARANCE = {
+APPEARANCE = {
     "size": "Small defects: by area",
     "thickness": "Thin defects: by their thickest place",
     "contrast": "Faint defects: by contrast to the surroundings",
@@ -127,13 +127,25 @@ def _categories(entries: Mapping[str, Any]) -> list[Panel]:
 
 def _appearance(entries: Mapping[str, Any]) -> list[Panel]:
     panels = []
-    for name, title in _APPEARANCE.items():
+    curves = [entry["size_curve"] for entry in entries.values()]
+    if any(curves):
+        panels.append(figures.size_panel("IoU over the defect's size, running mean", curves))
+    for name, title in APPEARANCE.items():
         tables = [{row["label"]: row for row in entry["by_appearance"][name]} for entry in entries.values()]
         labels = [label for label in BINS[name][1] if any(label in table for table in tables)]
         if labels:
             counts = [max(table[label]["n"] for table in tables if label in table) for label in labels]
-            series = [[table[label]["iou"] if label in table else float("nan") for label in labels] for table in tables]
-            panels.append(figures.appearance_panel(title, labels, counts, series))
+            missing = {"iou": float("nan"), "interval": None}
+            rows = [[table.get(label, missing) for label in labels] for table in tables]
+            panels.append(
+                figures.appearance_panel(
+                    title,
+                    labels,
+                    counts,
+                    [[row["iou"] for row in of_system] for of_system in rows],
+                    [[row["interval"] for row in of_system] for of_system in rows],
+                )
+            )
     return panels
 
 
@@ -145,8 +157,15 @@ def _calibration(entries: Mapping[str, Any]) -> list[Panel]:
     ]
 
 
+def scored(entries: Mapping[str, Any]) -> list[str]:
+    """The systems that score their masks: without scores, none is the best-scored."""
+    return [name for name in entries if entries[name]["calibration"]["mae"] is not None]
+
+
 def _cases(entries: Mapping[str, Any]) -> list[Panel]:
-    names = list(entries)
+    names = scored(entries)
+    if not names:
+        return []
     parts = [(case, CASE_COLORS[case], [entries[name]["cases"]["counts"][case] for name in names]) for case in CASES]
     told = "; ".join(
         f"{name}: " + ", ".join(f"{entries[name]['cases']['counts'][case]} {case}" for case in CASES) for name in names

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from visionsam_hf.evaluation.breakdown import by_appearance, paired, size_curve
 from visionsam_hf.evaluation.result_files import Key, SplitResult
-from visionsam_hf.evaluation.statistics import bootstrap_interval, compare
+from visionsam_hf.evaluation.statistics import bootstrap_interval
 
 # The paper's table: VISION, held-out categories, ViT-B, box prompts.
 PAPER = {
@@ -56,11 +57,12 @@ def _split_entry(systems: Systems, name: str, split: str, *, resamples: int, see
     means = {metric: math.fsum(of_metric) / len(keys) for metric, of_metric in values.items()}
     first = result.runs[0].metrics
     reference = reference_system(systems, split)
+    compared = systems[reference][split] if reference and reference != name else None
+    drawn = {"resamples": resamples, "seed": seed}
     difference = None
-    if reference and reference != name:
+    if compared is not None:
         difference = {"reference": reference} | {
-            metric: paired(result, systems[reference][split], metric, resamples=resamples, seed=seed)
-            for metric in HEADLINE
+            metric: paired(result, compared, metric, keys, **drawn) for metric in HEADLINE
         }
     return {
         "iou": means["iou"],
@@ -68,7 +70,7 @@ def _split_entry(systems: Systems, name: str, split: str, *, resamples: int, see
         "n": len(keys),
         "images": len(set(images)),
         "intervals": {
-            metric: list(bootstrap_interval(values[metric], images, resamples=resamples, seed=seed))
+            metric: list(bootstrap_interval(values[metric], images, **drawn))
             if len(set(images)) > 1
             else None
             for metric in HEADLINE
@@ -86,25 +88,10 @@ def _split_entry(systems: Systems, name: str, split: str, *, resamples: int, see
         },
         "calibration": first["calibration"],
         "cases": first["cases"],
-        "by_appearance": first["by_appearance"],
+        "by_appearance": by_appearance(result, compared, **drawn),
+        "size_curve": size_curve(result),
         "directories": [str(run.directory) for run in result.runs],
     }
-
-
-def paired(
-    result: SplitResult, reference: SplitResult, metric: str, *, resamples: int, seed: int
-) -> dict[str, Any] | None:
-    """`compare` on the prompts that both have; None if they share none, or fewer than two images."""
-    keys = shared_keys([result, reference])
-    if len({key[1] for key in keys}) < 2:
-        return None
-    return compare(
-        [result.values[metric][key] for key in keys],
-        [reference.values[metric][key] for key in keys],
-        [key[1] for key in keys],
-        resamples=resamples,
-        seed=seed,
-    )
 
 
 def shared_keys(results: Sequence[SplitResult]) -> list[Key]:

@@ -201,7 +201,9 @@ def summarise(
         },
         "selections": selections,
         "cases": _case_table(prompt_cases(columns, thresholds), columns["category"], thresholds),
-        "by_appearance": {name: appearance_table(name, columns[name], picked) for name in BINS},
+        "by_appearance": {
+            name: appearance_table(name, columns[name], picked, columns["image_id"], seed=seed) for name in BINS
+        },
     }
 
 
@@ -216,15 +218,22 @@ def _case_table(cases: np.ndarray, categories: np.ndarray, thresholds: CaseThres
     }
 
 
-def appearance_table(name: str, measure: np.ndarray, values: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Mean metrics per class of defect size, thickness or contrast, smallest first; classes without prompts left out."""
-    place = bin_index(name, np.asarray(measure, np.float64))
-    return [
-        {"label": label, "n": int((place == index).sum())}
-        | {metric: exact_mean(values[metric][place == index]) for metric in METRICS}
-        for index, label in enumerate(BINS[name][1])
-        if (place == index).any()
-    ]
+def appearance_table(
+    name: str, measure: np.ndarray, values: dict[str, np.ndarray], images: np.ndarray, *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Mean metrics per class of defect size, thickness or contrast, smallest first; classes without prompts left out.
+
+    Args:
+        name: of `BINS`. measure: (N,) what it classes. values: (N,) of each of `METRICS`. images: (N,) ids.
+    """
+    place, table = bin_index(name, np.asarray(measure, np.float64)), []
+    for index, label in enumerate(BINS[name][1]):
+        inside = place == index
+        if inside.any():
+            interval = _finite(bootstrap_interval(values["iou"][inside], images[inside], seed=seed))
+            means = {metric: exact_mean(values[metric][inside]) for metric in METRICS}
+            table.append({"label": label, "n": int(inside.sum()), **means, "interval": interval})
+    return table
 
 
 def _finite(interval: tuple[float, float]) -> list[float] | None:

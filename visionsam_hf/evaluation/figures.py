@@ -243,25 +243,60 @@ def category_panel(title: str, categories: Sequence[str], series: Sequence[Seque
     return draw(title, paint, told="the numbers are in the table", height=0.5 + 0.34 * len(categories))
 
 
-def appearance_panel(title: str, labels: Sequence[str], counts: Sequence[int], series: Sequence[Sequence[float]]) -> Panel:
-    """Mean IoU per class of a defect's appearance, hardest first.
+def appearance_panel(
+    title: str,
+    labels: Sequence[str],
+    counts: Sequence[int],
+    series: Sequence[Sequence[float]],
+    intervals: Sequence[Sequence[Sequence[float] | None]],
+) -> Panel:
+    """Mean IoU per class of a defect's appearance, hardest first, with 95% intervals.
 
     Args:
-        labels, counts: the classes and their prompts. series: per system, a value per class (NaN for none).
+        labels, counts: the classes and their prompts.
+        series: per system, a value per class (NaN for none). intervals: per system and class, (low, high) or None.
     """
 
     def paint(axes: Axes) -> None:
         places = np.arange(len(labels))
-        for index, values in enumerate(series):
-            axes.plot(places, values, **series_style(index), markersize=6, alpha=0.95)
+        # Side by side, so that intervals can be told apart.
+        aside = (np.arange(len(series)) - (len(series) - 1) / 2) * min(0.09, 0.6 / len(series))
+        for index, (values, of_system) in enumerate(zip(series, intervals)):
+            style = series_style(index)
+            for place, interval in zip(places + aside[index], of_system):
+                if interval:
+                    axes.plot([place, place], interval, color=style["color"], linewidth=2, alpha=0.55)
+            axes.plot(places + aside[index], values, **style, markersize=5.5, linewidth=0.8, alpha=0.95)
         shown = [label.replace(" of the ", "\nof the ") for label in labels]  # room beside its neighbours
         axes.set_xticks(places, [f"{label}\n(n = {count})" for label, count in zip(shown, counts)], fontsize=8.5)
-        axes.set_xlim(-0.4, len(labels) - 0.6)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.set_ylim(0, 1)
         axes.set_ylabel("IoU")
         axes.grid(axis="x", visible=False)
 
-    return draw(title, paint, told=f"mean IoU of {', '.join(labels)}", height=2.7)
+    return draw(title, paint, told=f"mean IoU of {', '.join(labels)}; the numbers are in the table", height=2.9)
+
+
+def size_panel(title: str, series: Sequence[Sequence[Sequence[float]]]) -> Panel:
+    """Running mean of IoU over the defect's size, on a logarithmic axis.
+
+    Args:
+        series: per system, (share of the image, mean IoU) from the smallest; empty for a system with few prompts.
+    """
+
+    def paint(axes: Axes) -> None:
+        for index, points in enumerate(series):
+            if points:
+                style = series_style(index)
+                axes.plot(*np.array(points).T, **style, markersize=4, markevery=0.12, linewidth=1.4)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+        axes.xaxis.set_minor_formatter("")
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("share of the image that the defect takes")
+        axes.set_ylabel("IoU")
+
+    return draw(title, paint, told="running mean of IoU from the smallest to the largest defects", height=2.9)
 
 
 def calibration_panel(title: str, bins: Sequence[Mapping[str, float]], style: int) -> Panel:

@@ -1,7 +1,7 @@
 """The report's rows of pictures, each chosen by a rule that stands above it."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from visionsam_hf.evaluation.comparison import chosen_by_rule, shared_keys
 from visionsam_hf.evaluation.evaluator import prompt_cases
 from visionsam_hf.evaluation.pictures import read_photographs, thumbnail
 from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows
-from visionsam_hf.evaluation.counts import mask_counts, metric_values
+from visionsam_hf.evaluation.counts import mask_iou
 from visionsam_hf.schema import decode_mask, decode_rle
 
 _LOOKED_AT = 300  # rows of a candidate or preference set that the choice is made from
@@ -39,10 +39,6 @@ class PictureRow:
     title: str
     note: str
     cells: list[Cell] = field(default_factory=list)
-
-
-def _iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    return float(metric_values(mask_counts(mask, truth))["iou"])
 
 
 def photograph_directory(run: Run, dataset: str) -> str | None:
@@ -79,7 +75,7 @@ def stage_comparison(
         for name, record, result in zip(names, found, split_results):
             token = _token(record, result.runs[0].metrics["selection"])
             mask = decode_rle(record["masks"][token])
-            iou = _iou(mask, truth)
+            iou = mask_iou(mask, truth)
             row.cells.append(
                 Cell(
                     thumbnail(image, record["box"], marked=mask, truth=truth),
@@ -93,19 +89,26 @@ def stage_comparison(
     return rows
 
 
-def _prompt_cells(image: np.ndarray, box: Sequence[float], truth: np.ndarray, record: Mapping[str, Any]) -> list[Cell]:
+def _prompt_cells(
+    image: np.ndarray, box: Sequence[float], truth: np.ndarray | None, record: Mapping[str, Any]
+) -> list[Cell]:
     what = f"{record['defect']} on {record['category']}" if record.get("defect") else str(record["category"])
-    return [
-        Cell(thumbnail(image, box, show_box=True), f"Photograph of a {what}, with the box", "Photograph", "with the prompt"),
-        Cell(thumbnail(image, box, truth=truth), f"True outline of the {what}", "Truth", f"{int(truth.sum()):,} pixels"),
-    ]
+    photograph = Cell(
+        thumbnail(image, box, show_box=True), f"Photograph of {what}, with the box", "Photograph", "with the prompt"
+    )
+    if truth is None:
+        return [photograph]
+    outline = Cell(
+        thumbnail(image, box, truth=truth), f"True outline, {what}", "Truth", f"{int(truth.sum()):,} pixels"
+    )
+    return [photograph, outline]
 
 
 def _token(record: Mapping[str, Any], selection: str) -> int:
     if selection == "single":
         return 0
     truth = decode_rle(record["truth"])
-    by = record["scores"][1:] if selection == "score" else [_iou(decode_rle(code), truth) for code in record["masks"][1:]]
+    by = record["scores"][1:] if selection == "score" else [mask_iou(decode_rle(code), truth) for code in record["masks"][1:]]
     return 1 + int(np.argmax(by))
 
 
@@ -145,7 +148,7 @@ def _candidate_cells(
     scores: Sequence[float],
     sources: Sequence[str] = (),
 ) -> list[Cell]:
-    ious = [None if truth is None else _iou(mask, truth) for mask in masks]
+    ious = [None if truth is None else mask_iou(mask, truth) for mask in masks]
     cells = []
     for index, (mask, score, iou) in enumerate(zip(masks, scores, ious)):
         reached = "" if iou is None else f", IoU {iou:.2f}"
@@ -166,24 +169,12 @@ def _candidate_cells(
 
 def candidate_gallery(directory: str) -> list[PictureRow]:
     """Photograph, truth and three candidates with their scores, for prompts from hard to easy."""
-    rows = sample_rows(directory, ("image_id", "category", "box", "truth", "candidates"), _LOOKED_AT)
-    ease = [_best_candidate(row) for row in rows]
-    picked = _spread(rows, ease)
-    photographs = read_photographs(directory, picked[0]["row"]["split"], [item["row"]["row"] for item in picked]) if picked else {}
     gallery = []
-    for item in picked:
-        row = item["row"]
-        image = photographs.get(row["row"])
-        if image is None:
-            continue
-        truth = _stored_mask(row["truth"])
-        note = f"{row['image_id']}"
-        shown = PictureRow(f"Best candidate {item['value']:.2f} IoU" if truth is not None else row["image_id"], note)
-        if truth is not None:
-            shown.cells += _prompt_cells(image, row["box"], truth, {"category": "the product"})
-        else:
-            shown.cells.append(Cell(thumbnail(image, row["box"], show_box=True), "Photograph with the box", "Photograph"))
-        shown.cells += _candidate_cells(
+    for shown in _sampled(directory, ("truth", "candidates"), _best_candidate):
+        row, image, truth = shown.row, shown.image, shown.truth
+        title = row["image_id"] if truth is None else f"Best candidate {shown.value:.2f} IoU"
+        cells = _prompt_cells(image, row["box"], truth, {"category": "the product"})
+        cells += _candidate_cells(
             image,
             row["box"],
             truth,
@@ -191,15 +182,38 @@ def candidate_gallery(directory: str) -> list[PictureRow]:
             [candidate["score"] for candidate in row["candidates"]],
             [candidate.get("source") or "" for candidate in row["candidates"]],
         )
-        gallery.append(shown)
+        gallery.append(PictureRow(title, row["image_id"], cells))
     return gallery
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A row of a data set with its photograph (H, W, 3), its truth (H, W) where it has one, and what it was ordered by."""
+
+    row: dict[str, Any]
+    value: float
+    image: np.ndarray
+    truth: np.ndarray | None
+
+
+def _sampled(
+    directory: str, columns: Sequence[str], value: Callable[[Mapping[str, Any]], float]
+) -> Iterator[_Sampled]:
+    """Rows of a candidate or preference set at fixed quantiles of a value, lowest first, each image once."""
+    rows = sample_rows(directory, ("image_id", "category", "box", *columns), _LOOKED_AT)
+    picked = _spread(rows, [value(row) for row in rows])
+    wanted = [row["row"] for row, _ in picked]
+    photographs = read_photographs(directory, picked[0][0]["split"], wanted) if picked else {}
+    for row, of_row in picked:
+        if row["row"] in photographs:
+            yield _Sampled(row, of_row, photographs[row["row"]], _stored_mask(row["truth"]))
 
 
 def _best_candidate(row: Mapping[str, Any]) -> float:
     truth = _stored_mask(row["truth"])
     if truth is None:
         return max((candidate["score"] for candidate in row["candidates"]), default=0.0)
-    return max((_iou(decode_rle(candidate["rle"]), truth) for candidate in row["candidates"]), default=0.0)
+    return max((mask_iou(decode_rle(candidate["rle"]), truth) for candidate in row["candidates"]), default=0.0)
 
 
 def _stored_mask(value: Mapping[str, Any] | None) -> np.ndarray | None:
@@ -209,8 +223,8 @@ def _stored_mask(value: Mapping[str, Any] | None) -> np.ndarray | None:
         return decode_mask(image)
 
 
-def _spread(rows: Sequence[dict[str, Any]], values: Sequence[float]) -> list[dict[str, Any]]:
-    """Rows at fixed quantiles of a value, lowest first, each image once."""
+def _spread(rows: Sequence[dict[str, Any]], values: Sequence[float]) -> list[tuple[dict[str, Any], float]]:
+    """(row, value) at fixed quantiles of a value, lowest first, each image once."""
     order = np.argsort(values, kind="stable")
     picked, seen = [], set()
     for quantile in _QUANTILES:
@@ -218,30 +232,22 @@ def _spread(rows: Sequence[dict[str, Any]], values: Sequence[float]) -> list[dic
         for place in order[start:]:
             if rows[place]["image_id"] not in seen:
                 seen.add(rows[place]["image_id"])
-                picked.append({"row": rows[place], "value": values[place]})
+                picked.append((rows[place], values[place]))
                 break
     return picked
 
 
 def preference_gallery(directory: str) -> list[PictureRow]:
     """What was chosen and what was rejected, for pairs from the closest to the clearest."""
-    rows = sample_rows(directory, ("image_id", "category", "box", "margin", "chosen", "rejected", "truth"), _LOOKED_AT)
-    picked = _spread(rows, [row["margin"] for row in rows])
-    photographs = read_photographs(directory, picked[0]["row"]["split"], [item["row"]["row"] for item in picked]) if picked else {}
     gallery = []
-    for item in picked:
-        row = item["row"]
-        image = photographs.get(row["row"])
-        if image is None:
-            continue
-        truth = _stored_mask(row["truth"])
-        shown = PictureRow(f"Margin {item['value']:.2f}", row["image_id"])
-        shown.cells.append(Cell(thumbnail(image, row["box"], show_box=True), "Photograph with the box", "Photograph"))
+    for shown in _sampled(directory, ("margin", "chosen", "rejected", "truth"), lambda row: row["margin"]):
+        row, image, truth = shown.row, shown.image, shown.truth
+        cells = _prompt_cells(image, row["box"], truth, {"category": "the product"})
         masks = {name: _stored_mask(row[name]) for name in ("chosen", "rejected")}
-        ious = {name: None if truth is None else _iou(mask, truth) for name, mask in masks.items()}
+        ious = {name: None if truth is None else mask_iou(mask, truth) for name, mask in masks.items()}
         for name, mask in masks.items():
             reached = "" if truth is None else f"IoU {ious[name]:.2f}"
-            shown.cells.append(
+            cells.append(
                 Cell(
                     thumbnail(image, row["box"], marked=mask, truth=truth),
                     f"The {name} mask. {reached}".strip(),
@@ -251,5 +257,5 @@ def preference_gallery(directory: str) -> list[PictureRow]:
                     best=truth is not None and ious[name] == max(ious.values()),
                 )
             )
-        gallery.append(shown)
+        gallery.append(PictureRow(f"Margin {shown.value:.2f}", row["image_id"], cells))
     return gallery

@@ -10,6 +10,7 @@ import jinja2
 import markupsafe
 
 from visionsam_hf.evaluation import charts, galleries
+from visionsam_hf.evaluation.cases import TITLES
 from visionsam_hf.evaluation.comparison import HEADLINE, PAPER, STAGES, Systems, headline_split, reference_system, system_entry
 from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
 from visionsam_hf.evaluation.counts import METRICS
@@ -71,6 +72,9 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> tuple[dict[st
         split_words=charts.split_words(split),
         verdict=_verdict(found, shown),
         charts=charts.all_charts(found, shown, logs),
+        scored=charts.scored({name: entries[name]["splits"][split] for name in shown}),
+        case_titles=TITLES,
+        appearance=charts.APPEARANCE,
         pictures=pictures,
         metrics=METRICS,
         versions=_versions(found["stages"]),
