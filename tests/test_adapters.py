@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import disc, photograph, tiny_config
 from safetensors.torch import save_file
 from transformers import SamModel
 
@@ -71,6 +71,18 @@ def test_merge_writes_a_plain_model(adapter_dir, model_dir, tmp_path, capsys):
     assert record["results"] == {"base_model": str(model_dir)}
     assert cli.main(["merge", str(model_dir), "--output_dir", str(tmp_path / "no")]) == 2
     assert "nothing to merge" in capsys.readouterr().err
+
+
+def test_commands_take_an_adapter_where_they_take_a_model(adapter_dir, tmp_path, capsys):
+    photograph(disc(48, 64, 30, 24, 10), 0).save(tmp_path / "part.png")
+    arguments = ["--image", str(tmp_path / "part.png"), "--box", "10", "5", "40", "45"]
+    answers = []
+    for name, model in (("adapted", adapter_dir), ("merged", tmp_path / "merged")):
+        if name == "merged":
+            assert cli.main(["merge", str(adapter_dir), "--output_dir", str(model)]) == 0
+        assert cli.main(["predict", "--model", str(model), *arguments, "--output", str(tmp_path / name)]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(

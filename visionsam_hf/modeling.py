@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ TRAINABLE = ("mask_decoder", "mask_decoder+prompt_encoder", "all", "iou_predicti
 # Checkpoints known to fit by their Hub ids; any other of the 'sam' type does too.
 BACKBONES = ("facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge", "wanglab/medsam-vit-base")
 # Other families by the start of their model type; none has a decoder that the trainers know.
-_RELATIVES = {"sam_hq": "SAM-HQ", "sam2": "SAM 2", "edgetam": "EdgeTAM", "sam3": "SAM 3"}
+_RELATIVES = {"sam_hq": "SAM-HQ", "sam2": "SAM 2", "edgetam": "EdgeTAM"}
 MASK_OUTPUTS = ("single", "multi", "both")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -118,46 +118,61 @@ def initialise(config: SamConfig, *, seed: int) -> SamModel:
     return model.eval()
 
 
-def resized(model: SamModel, processor: SamProcessor, image_size: int) -> tuple[SamModel, SamProcessor]:
-    """The same model for square images of another size, as ViT-Det does it; half the side costs a quarter.
+_RESHAPES = ("image_size", "patch_size", "window_size", "global_attn_indexes")
 
-    Absolute position embeddings, and the relative ones of global attention, are interpolated; everything else is
-    kept. Prompts are encoded as shares of the image's side, so they mean the same at any size.
+
+def reshaped(model: SamModel, processor: SamProcessor, shape: Mapping[str, Any]) -> tuple[SamModel, SamProcessor]:
+    """The same weights in a vision encoder for other images, patches or attention windows.
+
+    Position embeddings, absolute and relative, and the patches' kernels are interpolated (as FlexiViT does it: Beyer et
+    al., 2023), everything else is kept. A kernel of half the side sees what the whole one would see in an image
+    enlarged twice. Prompts are encoded as shares of the image's side, so they mean the same at any size.
 
     Args:
         model: stays as it is.
         processor: stays as it is.
-        image_size: of the encoder's square in pixels, a multiple of the patch size.
+        shape: new values of `image_size`, `patch_size`, `window_size` (0: global attention everywhere) and
+            `global_attn_indexes`, as in `SamVisionConfig`.
 
     Raises:
-        UserError: `image_size` is not a multiple of the patch size.
+        UserError: an unknown key, or an image size that is not a multiple of the patch size.
     """
-    vision = model.config.vision_config
-    grid, rest = divmod(image_size, vision.patch_size)
-    if rest or grid < 1:
-        raise UserError(f"image_size: {image_size} is not a multiple of the model's patch size, {vision.patch_size}")
+    for name in shape:
+        if name not in _RESHAPES:
+            raise UserError(f"vision_config: {name!r} cannot change after the fact; what can is {', '.join(_RESHAPES)}")
     config = copy.deepcopy(model.config)
-    config.vision_config.image_size = config.prompt_encoder_config.image_size = image_size
-    config.prompt_encoder_config.image_embedding_size = grid
+    vision, prompts = config.vision_config, config.prompt_encoder_config
+    for name, value in shape.items():
+        setattr(vision, name, value)
+    grid, rest = divmod(vision.image_size, vision.patch_size)
+    if rest or grid < 1:
+        raise UserError(f"vision_config: image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}")
+    prompts.image_size, prompts.patch_size, prompts.image_embedding_size = vision.image_size, vision.patch_size, grid
     other = SamModel(config)
     weights = model.state_dict()
     for name, tensor in other.state_dict().items():
-        old = weights[name]
-        if old.shape == tensor.shape:
-            continue
-        if name.endswith("pos_embed"):  # (1, grid, grid, channels)
-            new = F.interpolate(old.permute(0, 3, 1, 2), (grid, grid), mode="bicubic", align_corners=False)
-            weights[name] = new.permute(0, 2, 3, 1)
-        else:  # rel_pos_h and rel_pos_w: (2 grid - 1, channels)
-            new = F.interpolate(old.T[None], len(tensor), mode="linear", align_corners=False)
-            weights[name] = new[0].T
+        if weights[name].shape != tensor.shape:
+            weights[name] = _interpolated(name, weights[name], tensor.shape)
     other.load_state_dict(weights)
     processor = copy.deepcopy(processor)
-    images = processor.image_processor
-    images.size, images.mask_size = {"longest_edge": image_size}, {"longest_edge": 4 * grid}
-    images.pad_size = {"height": image_size, "width": image_size}
-    images.mask_pad_size = {"height": 4 * grid, "width": 4 * grid}
+    images, mask = processor.image_processor, 4 * grid
+    images.size, images.mask_size = {"longest_edge": vision.image_size}, {"longest_edge": mask}
+    images.pad_size = {"height": vision.image_size, "width": vision.image_size}
+    images.mask_pad_size = {"height": mask, "width": mask}
     return other.eval(), processor
+
+
+def _interpolated(name: str, old: Tensor, shape: torch.Size) -> Tensor:
+    if name.endswith("pos_embed"):  # (1, grid, grid, channels)
+        new = F.interpolate(old.permute(0, 3, 1, 2), shape[1:3], mode="bicubic", align_corners=False)
+        return new.permute(0, 2, 3, 1)
+    if name.endswith("projection.weight"):  # (channels, 3, patch, patch)
+        # Column p of `enlarge` is pixel p of the new patch drawn at the old size: the response to an enlarged patch.
+        pixels = torch.eye(shape[2] * shape[3]).reshape(-1, 1, *shape[2:])
+        enlarge = F.interpolate(pixels, old.shape[2:], mode="bilinear", align_corners=False).flatten(1)
+        return (old.flatten(2) @ enlarge.T).reshape(shape)
+    # rel_pos_h and rel_pos_w: (2 grid - 1, channels)
+    return F.interpolate(old.T[None], shape[0], mode="linear", align_corners=False)[0].T
 
 
 def mask_side(model: SamModel) -> int:
