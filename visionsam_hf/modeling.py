@@ -5,11 +5,12 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import SamConfig, SamModel, SamProcessor
 
 from visionsam_hf.adapters import find_adapter, load_adapter, merge_adapter, save_adapter

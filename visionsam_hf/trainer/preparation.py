@@ -1,6 +1,6 @@
 """The model that a trainer gets: loaded, with everything frozen but what trains, be it weights of its own or an adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import PeftModel
@@ -8,14 +8,7 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.adapters import add_adapter, check_same_adapter, find_adapter, load_adapter
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import (
-    freeze,
-    freeze_prompts_not_drawn,
-    image_side,
-    load_model,
-    load_processor,
-    resized,
-)
+from visionsam_hf.modeling import freeze, freeze_prompts_not_drawn, load_model, load_processor, reshaped
 from visionsam_hf.trainer.sam_trainer import prepare_model
 
 
@@ -27,7 +20,7 @@ def prepare_tuned(
     mask_output: str,
     scores: bool,
     prompt_kinds: Sequence[str],
-    image_size: int | None = None,
+    vision_config: Mapping[str, Any] | None = None,
 ) -> tuple[SamModel | PeftModel, SamProcessor]:
     """The model and its processor, ready to train.
 
@@ -38,15 +31,15 @@ def prepare_tuned(
         args: a config with the fields of `PromptTuningSettings`.
         mask_output, scores: what the loss sees, as `freeze` takes them.
         prompt_kinds: kinds of the prompts drawn in training.
-        image_size: train at this size (`resized`); None is the model's own.
+        vision_config: the encoder's new shape, as `reshaped` takes it.
     """
     if args.use_peft:
-        if image_size is not None:
-            raise UserError("image_size: an adapter goes with its base model's size; leave image_size out, or set use_peft false")
+        if vision_config:
+            raise UserError("vision_config: an adapter needs its base model as it is; leave it out, or set use_peft false")
         return _with_adapter(model, processing_class, args)
     model, processor = prepare_model(model, processing_class, args)
-    if image_size is not None and image_size != image_side(model):
-        model, processor = resized(model, processor, image_size)
+    if vision_config:
+        model, processor = reshaped(model, processor, vision_config)
     freeze(model, args.trainable, mask_output=mask_output, scores=scores)
     freeze_prompts_not_drawn(model, prompt_kinds)
     return model, processor

@@ -1,6 +1,7 @@
 """The objectives' own settings, apart from `transformers.TrainingArguments` so that `--help` need not import torch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from visionsam_hf.config import setting
 
@@ -9,6 +10,7 @@ LOSS_TYPES = ("paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce
 SCORE_LOSSES = ("plackett_luce", "l1")
 POLICY_TOKENS = ("single", "candidate")
 TARGET_RESIZES = ("area", "nearest")
+ON_DEVICE = ("auto", "always", "never")
 
 
 @dataclass
@@ -28,7 +30,14 @@ class PromptTuningSettings:
         "area", "how masks reach the logits' grid: area keeps hairlines as fractions, nearest is the paper's"
     )
     embeddings: str | None = setting(None, "directory of the embedding cache; empty encodes every image at every step")
-    embedding_dtype: str = setting("float16", "dtype of the cache: float16 or float32")
+    embedding_dtype: str = setting("float16", "dtype of the cache: float16, bfloat16, or float32 (exact)")
+    embeddings_on_device: str = setting(
+        "auto", "keep all embeddings on the training device: auto (on a GPU with room for them twice), always or never"
+    )
+    fast: bool = setting(
+        True, "rearranged decoder, 16-bit encoding for 16-bit caches; false: the library's own forward, in float32"
+    )
+    compile_decoder: bool = setting(False, "compile the decoder's training step: a minute or two once, for long runs")
     learning_rate: float = setting(1e-4, "peak learning rate")
     per_device_train_batch_size: int = setting(8, "samples a step and process")
     per_device_eval_batch_size: int = setting(8, "samples an evaluation step and process")
@@ -37,7 +46,7 @@ class PromptTuningSettings:
     save_strategy: str = setting("no", "when checkpoints to resume from are written: no, steps or epoch")
     remove_unused_columns: bool = setting(False, "must stay false: the collator needs every column")
     report_to: str | list[str] | None = setting("none", "where to log, as in TrainingArguments")
-    dataloader_pin_memory: bool = setting(False, "page-locked batches, for GPUs")
+    dataloader_pin_memory: bool = setting(False, "page-locked batches; with a GPU they always are")
     seed: int = setting(0, "seeds initialisation, data order and prompts")
 
 
@@ -54,10 +63,13 @@ class SFTSettings(PromptTuningSettings):
     prompt_mix: dict[str, float] = setting({"box": 1.0}, "shares of the prompt kinds box, point and point_pm")
     box_jitter: float = setting(0.0, "how far a box's edges move, in or out, as a share of its side")
     prompts_per_image: int = setting(1, "prompts of one image that share its embedding in a sample")
-    image_size: int | None = setting(
-        None, "train at this image size, and save the model with it: half the side costs a quarter (default: the model's)"
+    vision_config: dict[str, Any] = setting(
+        {}, "reshape the encoder first, e.g. {image_size: 512}: image_size, patch_size, window_size, global_attn_indexes"
     )
     augment: bool = setting(False, "flip and turn images at random; needs the encoder at every step, so no cache")
+    variants: int = setting(
+        1, "looks of every image to train on, each encoded once: 1 as it is, more with flips, turns and changed light"
+    )
 
 
 @dataclass

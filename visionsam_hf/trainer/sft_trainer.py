@@ -49,7 +49,7 @@ class SamSFTTrainer(SamTrainer):
             mask_output=args.mask_output,
             scores=args.w_iou > 0,
             prompt_kinds=[kind for kind, share in args.prompt_mix.items() if share > 0],
-            image_size=args.image_size,
+            vision_config=args.vision_config,
         )
         cache = prepare_cache(model, processor, args)
         common = dict(
@@ -62,7 +62,12 @@ class SamSFTTrainer(SamTrainer):
             seed=args.seed,
         )
         train_samples = PromptSamples(
-            train_dataset, processor, box_jitter=args.box_jitter, augment=args.augment, **common
+            train_dataset,
+            processor,
+            box_jitter=args.box_jitter,
+            augment=args.augment,
+            variants=args.variants,
+            **common,
         )
         eval_samples = PromptSamples(eval_dataset, processor, training=False, **common) if eval_dataset else None
         super().__init__(
