@@ -163,12 +163,13 @@ def propose(
     def full(logits: torch.Tensor) -> np.ndarray:
         return logits_to_original(logits, original_size, image_side(model)).cpu().numpy()
 
-    def answer(image: torch.Tensor, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def answer(image: torch.Tensor, boxes: np.ndarray, tokens: int = 1) -> tuple[np.ndarray, np.ndarray]:
         boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
         logits, scores = predict_at(model, image, boxes, np.zeros((len(boxes), 2, 2), np.float32), original_size, "box")
-        return full(logits), scores.float().cpu().numpy()
+        # Most of the time goes into the original size: only for the tokens that are asked for.
+        return full(logits[:, :tokens]), scores.float().cpu().numpy()
 
-    logits, scores = answer(embedding, box)
+    logits, scores = answer(embedding, box, tokens=4 if "tokens" in sources else 1)
     logits, scores = logits[0], scores[0]
     pool: list[Candidate] = []
     if "tokens" in sources:

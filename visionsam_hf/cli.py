@@ -30,6 +30,7 @@ usage: visionsam COMMAND ...
   annotate VERB                     rank candidates; VERB: {verbs}
   dpo CONFIG                        preference optimisation on ranked masks
   evaluate CONFIG                   IoU, Dice, boundaries and calibration of a model
+  evidence CONFIG                   objectives x seeds x folds, with intervals, tables and figures
   report CONFIG                     report.html and report.json from result files
   curate CONFIG                     pick images that show the anomaly clearly
   inspect DIR                       counts, sizes and a picture page of a data set
@@ -50,6 +51,7 @@ STAGES = {
     "candidates": "candidates",
     "dpo": "dpo",
     "evaluate": "evaluate",
+    "evidence": "evidence",
     "report": "report",
     "predict": "predict",
     "curate": "curate",

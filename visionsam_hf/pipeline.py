@@ -8,10 +8,12 @@ stages:
     run: sft                  # the command
     config: sft.yaml          # in the recipe's folder; the default is <run>.yaml
     set: {seed: 3}            # overrides, on top of the YAML
-  - name: ...
+  - rounds: 3                 # generate, annotate, optimise, again and again: visionsam_hf/rounds.py
+    stages: [...]
 ```
 """
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +23,8 @@ from typing import Any
 from visionsam_hf import cli
 from visionsam_hf.config import build_settings, read_yaml
 from visionsam_hf.errors import UserError
-from visionsam_hf.stage import is_done, is_main_process
+from visionsam_hf.rounds import write_out
+from visionsam_hf.stage import RECORD, is_done, is_main_process
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 
@@ -48,7 +51,8 @@ def run_pipeline(recipe: str | Path, *, only: Sequence[str] = (), changes: dict[
 
     Args:
         recipe: the folder.
-        only: names of the stages to run; the others are left alone.
+        only: names of the stages to run; the others are left alone. A stage in rounds is named with its round's
+            number, or without for all rounds.
         changes: stage name -> key -> raw value, on top of the recipe's own settings.
 
     Raises:
@@ -58,11 +62,15 @@ def run_pipeline(recipe: str | Path, *, only: Sequence[str] = (), changes: dict[
     stages = read_stages(recipe)
     names = [stage["name"] for stage in stages]
     for name in [*only, *changes]:
-        if name not in names:
+        if not any(name in _called(stage) for stage in stages):
             raise UserError(f"{recipe}: has no stage '{name}'; it has {', '.join(names)}")
-    chosen = [stage for stage in stages if not only or stage["name"] in only]
+    chosen = [stage for stage in stages if not only or not set(only).isdisjoint(_called(stage))]
     # Every stage's settings are checked before the first hour of work.
-    settings = [stage_settings(recipe, stage, changes.get(stage["name"], {})) for stage in chosen]
+    settings = []
+    for stage in chosen:
+        changed = {key: value for name in _called(stage) for key, value in changes.get(name, {}).items()}
+        settings.append(stage_settings(recipe, stage, changed))
+    _check_apart(recipe, chosen, settings)
     for place, (stage, values) in enumerate(zip(chosen, settings), 1):
         title = f"[{place}/{len(chosen)}] {stage['name']}"
         if is_done(stage["run"].split()[0], values):
@@ -72,28 +80,79 @@ def run_pipeline(recipe: str | Path, *, only: Sequence[str] = (), changes: dict[
         started = time.perf_counter()
         cli.execute(stage["run"], values)
         _say(f"{title}: {time.perf_counter() - started:.1f} s")
+    _say_cost(chosen, settings)
     last = Path(settings[-1].output_dir) / "report.html"
     if last.is_file():
         _say(f"report: {last.resolve()}")
 
 
 def read_stages(recipe: Path) -> list[dict[str, Any]]:
-    """The stages of a recipe's `pipeline.yaml`, checked."""
+    """The stages of a recipe's `pipeline.yaml`, checked, with rounds written out."""
     path = recipe / "pipeline.yaml"
     stages = read_yaml(path).get("stages")
     if not isinstance(stages, list) or not stages:
         raise UserError(f"{path}: has no list 'stages'; add one, see recipes/quickstart/pipeline.yaml")
-    names = set()
+    found: list[dict[str, Any]] = []
+    for stage in stages:
+        if isinstance(stage, dict) and "rounds" in stage:
+            found += _read_rounds(recipe, path, stage)
+        else:
+            found += _checked(path, [stage])
+    names: set[str] = set()
+    for stage in found:
+        if stage["name"] in names:
+            raise UserError(f"{path}: two stages are called '{stage['name']}'; rename one")
+        names.add(stage["name"])
+    return found
+
+
+def _read_rounds(recipe: Path, path: Path, group: dict[str, Any]) -> list[dict[str, Any]]:
+    rounds, stages = group["rounds"], group.get("stages")
+    if set(group) - {"rounds", "stages"} or not isinstance(stages, list) or not stages:
+        raise UserError(f"{path}: 'rounds' stands beside one list 'stages' and nothing else; mend it")
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
+        raise UserError(f"{path}: 'rounds' is {rounds!r}; give a number from 1")
+    stages = _checked(path, stages)
+    return write_out(stages, [_yaml_values(recipe, stage)[1] for stage in stages], rounds)
+
+
+def _checked(path: Path, stages: list[Any]) -> list[dict[str, Any]]:
     for stage in stages:
         if not isinstance(stage, dict) or not isinstance(stage.get("name"), str) or not isinstance(stage.get("run"), str):
             raise UserError(f"{path}: every stage needs 'name' and 'run'; mend {stage!r}")
         unknown = set(stage) - {"name", "run", "config", "set"}
         if unknown:
             raise UserError(f"{path}: stage '{stage['name']}' has the unknown key '{sorted(unknown)[0]}'; use name, run, config, set")
-        if stage["name"] in names:
-            raise UserError(f"{path}: two stages are called '{stage['name']}'; rename one")
-        names.add(stage["name"])
     return stages
+
+
+def _called(stage: dict[str, Any]) -> tuple[str, ...]:
+    """The names by which a stage can be meant, the one that wins last."""
+    return (stage["round_of"], stage["name"]) if "round_of" in stage else (stage["name"],)
+
+
+def _check_apart(recipe: Path, stages: Sequence[dict[str, Any]], settings: Sequence[Any]) -> None:
+    """Two stages that write one directory would undo each other, at every run again."""
+    writers: dict[str, str] = {}
+    for stage, values in zip(stages, settings):
+        other = writers.setdefault(str(Path(values.output_dir)), stage["name"])
+        if other != stage["name"]:
+            raise UserError(
+                f"{recipe}: '{other}' and '{stage['name']}' both write {values.output_dir}; give one another output_dir"
+            )
+
+
+def _say_cost(stages: Sequence[dict[str, Any]], settings: Sequence[Any]) -> None:
+    """What the annotation of all rounds cost together."""
+    costs = []
+    for stage, values in zip(stages, settings):
+        record = Path(values.output_dir) / RECORD
+        if stage["run"].startswith("annotate ") and record.is_file():
+            cost = json.loads(record.read_text(encoding="utf-8"))["results"].get("label_cost")
+            costs += [cost["rankings"]] if cost else []
+    if costs:
+        apart = f" ({' + '.join(map(str, costs))})" if len(costs) > 1 else ""
+        _say(f"labelling: {sum(costs)} rankings{apart}")
 
 
 def stage_settings(recipe: Path, stage: dict[str, Any], changes: dict[str, str]) -> Any:
@@ -102,9 +161,13 @@ def stage_settings(recipe: Path, stage: dict[str, Any], changes: dict[str, str])
     word, _, verb = command.partition(" ")
     if (word in ("build", "annotate") and verb not in cli.verbs(word)) or (not verb and word not in cli.STAGES):
         raise UserError(f"{recipe / 'pipeline.yaml'}: stage '{stage['name']}' runs '{command}', which is no command")
-    path = recipe / stage.get("config", f"{word}.yaml")
-    values = {**read_yaml(path), **(stage.get("set") or {})}
+    path, values = _yaml_values(recipe, stage)
     return build_settings(cli.settings_class(command), values, changes, source=path)
+
+
+def _yaml_values(recipe: Path, stage: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    path = recipe / stage.get("config", f"{stage['run'].split()[0]}.yaml")
+    return path, {**read_yaml(path), **(stage.get("set") or {})}
 
 
 def _parse(arguments: Sequence[str]) -> tuple[list[str], list[str], dict[str, dict[str, str]]]:

@@ -69,11 +69,8 @@ def run_oracle(settings: OracleSettings) -> None:
 
 
 def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any) -> Iterator[dict[str, Any]]:
-    import numpy as np
-
-    from visionsam_hf.annotation.export import candidate_masks, preference_row, truth_of
-    from visionsam_hf.annotation.oracle import annotate, criteria_table
-    from visionsam_hf.annotation.ranking import identical_groups
+    from visionsam_hf.annotation.export import truth_of
+    from visionsam_hf.annotation.oracle_rows import oracle_row
 
     for number, row in enumerate(dataset):
         truth = truth_of(row)
@@ -82,25 +79,16 @@ def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any)
                 f"{settings.candidates}: row {number} of split '{split}' ({row['image_id']}) has no truth for the oracle "
                 "to judge by; let people rank it (visionsam annotate serve)"
             )
-        masks = candidate_masks(row)
-        criteria = criteria_table(masks, truth)
-        groups = identical_groups(np.stack(masks))
-        annotations = [
-            annotate(
-                criteria,
-                groups,
-                annotator=annotator,
-                task=f"{split}/{number}",
-                seed=settings.seed,
-                noise=settings.noise,
-                flip_rate=settings.flip_rate,
-            )
-            for annotator in range(settings.annotators)
-        ]
-        preference, verdict = preference_row(row, annotations, criteria=criteria)
-        ious = [float((mask & truth).sum() / max((mask | truth).sum(), 1)) for mask in masks]
-        scores = [candidate["score"] for candidate in row["candidates"]]
-        tally.add([annotation.ranking for annotation in annotations], verdict, scores, ious)
+        preference = oracle_row(
+            row,
+            truth,
+            task=f"{split}/{number}",
+            annotators=settings.annotators,
+            noise=settings.noise,
+            flip_rate=settings.flip_rate,
+            seed=settings.seed,
+            tally=tally,
+        )
         if preference is not None:
             yield preference
 

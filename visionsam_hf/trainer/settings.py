@@ -80,7 +80,7 @@ class DPOSettings(PromptTuningSettings):
     beta: float = setting(1.0, "inverse temperature of the preference margin")
     label_smoothing: float = setting(0.0, "assumed share of flipped rankings, for dpo, region and robust")
     region_exponent: float = setting(1.0, "region: divide the margin by |D| to this power, between 0 (dpo) and 1")
-    sft_weight: float = setting(0.0, "weight of BCE + Dice to the truth where a row has one, else to the chosen mask")
+    sft_weight: float = setting(0.0, "weight of BCE + Dice to the chosen mask, or as sft_target says")
     kl_weight: float = setting(0.0, "weight of the KL divergence to the reference where the two masks agree")
     iou_weight: float = setting(0.0, "weight of the score loss, which teaches the confidence head people's rankings")
     score_loss: str = setting("plackett_luce", "score loss: plackett_luce on the ranking, or l1 to the chosen mask's IoU")
