@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         # A log file gets a line of progress now and then, not ten a second. Read by tqdm when it is imported.
         os.environ.setdefault("TQDM_MININTERVAL", "30")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _let_cpu_processes_meet()
     try:
         with _termination_interrupts():
             return _dispatch(arguments)
@@ -85,6 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `visionsam ... | head` is not a failure; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _let_cpu_processes_meet() -> None:
+    """Without a GPU, accelerate takes each launched process for the only one, unless it is told that CPUs are meant."""
+    import torch
+    from accelerate import PartialState
+
+    if not torch.cuda.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        PartialState(cpu=True)  # shared: whoever asks for the state later gets this one
 
 
 @contextmanager
