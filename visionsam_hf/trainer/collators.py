@@ -12,7 +12,8 @@ class PromptCollator:
     """Stacks samples; images with fewer prompts are padded with their first one, which `prompt_valid` leaves out.
 
     >>> one = {"kind": "box", "boxes": torch.tensor([[0.0, 0, 2, 2]]), "points": torch.zeros(1, 2, 2),
-    ...        "targets": torch.ones(1, 2, 2), "valid": torch.ones(2, 2, dtype=torch.bool), "pixel_values": torch.zeros(3, 4, 4)}
+    ...        "targets": torch.ones(1, 2, 2), "valid": torch.ones(2, 2, dtype=torch.bool), "item": 7,
+    ...        "pixel_values": torch.zeros(3, 4, 4)}
     >>> two = {**one, "boxes": torch.tensor([[0.0, 0, 2, 2], [1, 1, 2, 2]]), "points": torch.zeros(2, 2, 2),
     ...        "targets": torch.ones(2, 2, 2)}
     >>> batch = PromptCollator()([one, two])
@@ -31,7 +32,8 @@ class PromptCollator:
 
         batch = {key: torch.stack([padded(sample[key]) for sample in samples]) for key in ("boxes", "points", "targets")}
         valid = [torch.arange(most) < len(sample["boxes"]) for sample in samples]
-        return {**batch, **_images(samples), "prompt_valid": torch.stack(valid)}
+        items = torch.tensor([sample["item"] for sample in samples])
+        return {**batch, **_images(samples), "prompt_valid": torch.stack(valid), "item": items}
 
 
 @dataclass
@@ -59,7 +61,7 @@ class PreferenceCollator:
 
 
 def _images(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    image = "image_embeddings" if "image_embeddings" in samples[0] else "pixel_values"
+    image = next(key for key in ("image_places", "image_embeddings", "pixel_values") if key in samples[0])
     return {
         image: torch.stack([sample[image] for sample in samples]),
         "kinds": [sample["kind"] for sample in samples],

@@ -15,6 +15,7 @@ from visionsam_hf.decoding import bind_predict_tokens
 from visionsam_hf.embeddings import EmbeddingCache
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import load_model, load_processor
+from visionsam_hf.trainer.residence import keep_on_device
 from visionsam_hf.trainer.resuming import ResumableTrainer
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,10 @@ class SamTrainer(ResumableTrainer):
         eval_samples: Any,
         **kwargs: Any,
     ) -> None:
+        if args.device.type == "cuda":
+            args.dataloader_pin_memory = True
         super().__init__(
-            model=bind_predict_tokens(model),
+            model=bind_predict_tokens(model, fast=args.fast, compiled=args.compile_decoder),
             args=args,
             data_collator=data_collator,
             train_dataset=train_samples,
@@ -63,6 +66,8 @@ class SamTrainer(ResumableTrainer):
         # label_names as ["input_labels"], which gives no evaluation loss.
         self.model_accepts_loss_kwargs = False
         self.label_names = ["prompt_valid"]
+        sources = [samples.source for samples in (train_samples, eval_samples) if samples is not None]
+        self._resident = keep_on_device(sources, args.device, args.embeddings_on_device)
         self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(lambda: [0.0, 0.0]), "eval": {}}
         self._sums["eval"] = defaultdict(lambda: [0.0, 0.0])
         if hasattr(train_samples, "set_epoch"):
@@ -84,10 +89,13 @@ class SamTrainer(ResumableTrainer):
 
     def forward(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (P, 4, S, S), scores (P, 4) and validity (P, S, S) of the P prompts of a batch that are not padding."""
-        image = "image_embeddings" if "image_embeddings" in inputs else "pixel_values"
-        logits, scores = model(
-            boxes=inputs["boxes"], points=inputs["points"], kinds=inputs["kinds"], **{image: inputs[image]}
-        )
+        if "pixel_values" in inputs:
+            image = {"pixel_values": inputs["pixel_values"]}
+        else:
+            places = inputs.get("image_places")
+            embeddings = inputs["image_embeddings"] if places is None else self._resident[places]
+            image = {"image_embeddings": embeddings.float()}
+        logits, scores = model(boxes=inputs["boxes"], points=inputs["points"], kinds=inputs["kinds"], **image)
         keep = inputs["prompt_valid"]
         valid = inputs["valid"].unsqueeze(1).expand(-1, keep.shape[1], -1, -1)
         return logits[keep], scores[keep], valid[keep]
@@ -99,10 +107,7 @@ class SamTrainer(ResumableTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         losses, metrics = self.prompt_losses(model, inputs)
         if not torch.isfinite(losses).all():
-            raise UserError(
-                f"training: the loss is {losses[~torch.isfinite(losses)][0].item()} at step {self.state.global_step};"
-                " lower learning_rate, or look for damaged masks"
-            )
+            raise self._not_finite(losses, model, inputs)
         self._record("train" if model.training else "eval", {"loss_terms/total": losses, **metrics})
         if num_items_in_batch is None:
             loss = losses.mean()
@@ -110,6 +115,17 @@ class SamTrainer(ResumableTrainer):
             # Gradients are averaged over processes; this is a mean over all their prompts.
             loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
+
+    def _not_finite(self, losses: Tensor, model: torch.nn.Module, inputs: dict[str, Any]) -> UserError:
+        """Which image's loss, of (P,) losses, is no number."""
+        place = int((~torch.isfinite(losses)).nonzero()[0])
+        # The losses are of the prompts that are not padding, sample after sample.
+        item = int(inputs["item"][inputs["prompt_valid"].nonzero()[place, 0]])
+        image_id = (self.train_dataset if model.training else self.eval_dataset).image_id(item)
+        return UserError(
+            f"training: the loss is {losses[place].item()} for image '{image_id}' at step {self.state.global_step};"
+            " look at that image and its masks, or lower learning_rate"
+        )
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
@@ -167,4 +183,6 @@ def prepare_cache(model: SamModel, processor: SamProcessor, args: Any) -> Embedd
     """The embedding cache that the arguments name, on the device that will train."""
     if not args.embeddings:
         return None
-    return EmbeddingCache(args.embeddings, model.to(args.device), processor, dtype=args.embedding_dtype)
+    return EmbeddingCache(
+        args.embeddings, model.to(args.device), processor, dtype=args.embedding_dtype, fast=args.fast
+    )

@@ -9,33 +9,52 @@ import torch
 from torch.utils.data import Dataset
 from transformers import SamProcessor
 
-from visionsam_hf.embeddings import EmbeddingCache, decode_image
+from visionsam_hf.embeddings import EmbeddingCache, decode_image, image_hash
 from visionsam_hf.errors import UserError
 from visionsam_hf.geometry import mask_to_target, to_square, valid_region
 from visionsam_hf.prompts import draw_kind, interior_point, jitter_box, negative_point, random_point
 from visionsam_hf.schema import decode_mask, decode_rle, mask_box
+from visionsam_hf.variants import Variant, variant_key, variant_of
 
 
-class _ImageSource:
-    """Gives row `index` its cached embedding, or its pixels."""
+class ImageSource:
+    """The images of a data set: each row's cached embedding, its place among resident ones, or its pixels.
 
-    def __init__(self, rows: datasets.Dataset, processor: SamProcessor, cache: EmbeddingCache | None) -> None:
-        self.processor, self.cache = processor, cache
-        self.keys = cache.add(rows) if cache is not None else None
+    Args:
+        rows: with an image column.
+        processor: the model's.
+        cache: filled here, on all processes together; None gives pixels.
+        variants: looks of every image (`visionsam_hf.variants`).
+    """
+
+    def __init__(
+        self, rows: datasets.Dataset, processor: SamProcessor, cache: EmbeddingCache | None, *, variants: int = 1
+    ) -> None:
+        self.processor, self.cache, self.variants = processor, cache, variants
+        self.keys = cache.add(rows, variants=variants, together=True) if cache is not None else None
         self.images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+        self.places: dict[str, int] | None = None
 
-    def __call__(self, index: int, turn: tuple[int, bool] = (0, False)) -> dict[str, torch.Tensor]:
-        if self.keys is not None:
-            return {"image_embeddings": self.cache[self.keys[index]].float()}
-        image = apply_turn(np.asarray(decode_image(self.images[index]["image"])), turn)
-        pixels = self.processor(images=np.ascontiguousarray(image), return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels[0]}
+    @property
+    def entries(self) -> list[str]:
+        """The cache's keys of all images in all variants."""
+        return [variant_key(key, number) for key in self.keys or [] for number in range(self.variants)]
 
+    def variant(self, index: int, number: int) -> Variant:
+        """Look `number` of row `index`."""
+        if number == 0:
+            return Variant()
+        return variant_of(self.keys[index] if self.keys else image_hash(self.images[index]["image"]), number)
 
-def apply_turn(array: np.ndarray, turn: tuple[int, bool]) -> np.ndarray:
-    """An (H, W, ...) array after `turn[0]` quarter turns and, if `turn[1]`, a mirror."""
-    array = np.rot90(array, turn[0])
-    return array[:, ::-1] if turn[1] else array
+    def __call__(self, index: int, number: int = 0, variant: Variant = Variant()) -> dict[str, torch.Tensor]:
+        """Row `index` in look `number`, which is `variant` (without a cache any variant will do)."""
+        if self.keys is None:
+            image = variant.look(np.asarray(decode_image(self.images[index]["image"])))
+            return {"pixel_values": self.processor(images=image, return_tensors="pt")["pixel_values"][0]}
+        key = variant_key(self.keys[index], number)
+        if self.places is not None:
+            return {"image_places": torch.tensor(self.places[key])}
+        return {"image_embeddings": self.cache[key]}
 
 
 class PromptSamples(Dataset):
@@ -46,11 +65,11 @@ class PromptSamples(Dataset):
         processor: the model's.
         image_side, mask_side: sides of the encoder's square and of the logits' square.
         cache: embeddings instead of pixels.
-        prompt_mix, box_jitter, prompts_per_image, target_resize, augment, seed: as in `SFTSettings`.
+        prompt_mix, box_jitter, prompts_per_image, target_resize, augment, variants, seed: as in `SFTSettings`.
         training: False draws no randomness: boxes as they are, the deepest points, the first kind of the mix.
 
-    A sample is `{"pixel_values" | "image_embeddings", "kind": str, "boxes": (n, 4), "points": (n, 2, 2),
-    "targets": (n, S, S) in [0, 1], "valid": (S, S) bool}`, boxes and points in pixels of the encoder's square.
+    A sample is `{"pixel_values" | "image_embeddings" | "image_places", "kind": str, "boxes": (n, 4), "points": (n, 2, 2),
+    "targets": (n, S, S) in [0, 1], "valid": (S, S) bool, "item": int}`, boxes and points in pixels of the encoder's square.
     """
 
     def __init__(
@@ -66,6 +85,7 @@ class PromptSamples(Dataset):
         prompts_per_image: int = 1,
         target_resize: str = "area",
         augment: bool = False,
+        variants: int = 1,
         seed: int = 0,
         training: bool = True,
     ) -> None:
@@ -82,10 +102,15 @@ class PromptSamples(Dataset):
         ]
         if not self.index:
             raise UserError("data set: no row has an object to prompt; build it with defects, or choose another split")
-        self.source = _ImageSource(rows, processor, cache)
+        self.source = ImageSource(rows, processor, cache, variants=variants)
+        self.names = rows.select_columns(["image_id"])
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def image_id(self, item: int) -> str:
+        """The image that a sample shows."""
+        return self.names[self.index[item][0]]["image_id"]
 
     def set_epoch(self, epoch: int) -> None:
         """Prompts are drawn per (seed, epoch, sample), so a resumed run draws the same."""
@@ -95,9 +120,12 @@ class PromptSamples(Dataset):
         row, start, stop = self.index[item]
         rng = np.random.default_rng([self.seed, self.epoch if self.training else 0, item])
         kind = draw_kind(self.prompt_mix, rng) if self.training else max(self.prompt_mix, key=self.prompt_mix.get)
-        turn = (int(rng.integers(4)), bool(rng.integers(2))) if self.augment and self.training else (0, False)
+        number = int(rng.integers(self.source.variants)) if self.training and self.source.variants > 1 else 0
+        variant = self.source.variant(row, number)
+        if self.training and self.augment:
+            variant = Variant(int(rng.integers(4)), bool(rng.integers(2)))
         masks = [
-            np.ascontiguousarray(apply_turn(decode_rle(entry["rle"]), turn))
+            np.ascontiguousarray(variant.turn(decode_rle(entry["rle"])))
             for entry in self.objects[row]["objects"][start:stop]
         ]
         size = masks[0].shape
@@ -112,12 +140,13 @@ class PromptSamples(Dataset):
                     points[index, 1] = negative_point(mask, boxes[index])
         targets = [mask_to_target(mask, self.mask_side, resize=self.target_resize)[0] for mask in masks]
         return {
-            **self.source(row, turn),
+            **self.source(row, number, variant),
             "kind": kind,
             "boxes": torch.from_numpy(to_square(boxes, size, self.image_side)),
             "points": torch.from_numpy(to_square(points, size, self.image_side)),
             "targets": torch.from_numpy(np.stack(targets)),
             "valid": torch.from_numpy(valid_region(size, self.mask_side)),
+            "item": item,
         }
 
 
@@ -126,7 +155,7 @@ class PreferenceSamples(Dataset):
 
     Pairs whose masks are the same on the logits' grid teach nothing; they are dropped, and `dropped` counts them.
 
-    A sample is `{"pixel_values" | "image_embeddings", "kind": "box", "boxes": (1, 4), "points": (1, 2, 2),
+    A sample is `{"pixel_values" | "image_embeddings" | "image_places", "kind": "box", "boxes": (1, 4), "points": (1, 2, 2),
     "chosen", "rejected", "truth": (S, S) in [0, 1], "has_truth": bool, "ranked": (3, S, S), "ranks": (3,) ascending,
     "ranked_tokens": (3,) int64, "tokens_ranked": bool, "token": int, "valid": (S, S) bool, "item": int}`.
     """
@@ -147,10 +176,15 @@ class PreferenceSamples(Dataset):
         self.dropped = len(self.masks) - len(self.index)
         if not self.index:
             raise UserError("preference data set: no pair has two different masks; rank candidates that differ")
-        self.source = _ImageSource(rows, processor, cache)
+        self.source = ImageSource(rows, processor, cache)
+        self.names = rows.select_columns(["image_id"])
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def image_id(self, item: int) -> str:
+        """The image that a sample shows."""
+        return self.names[self.index[item]]["image_id"]
 
     def _differ(self, row: dict[str, Any]) -> bool:
         chosen, rejected = (self._target(decode_mask(row[column])) for column in ("chosen", "rejected"))
