@@ -1,7 +1,10 @@
+import contextlib
+
 import pytest
 import torch
 
 from visionsam_hf.decoding import bind_predict_tokens, predict_tokens
+from visionsam_hf.fast_decoder import can_rearrange
 
 
 @pytest.fixture
@@ -13,11 +16,12 @@ def prompts():
     return boxes, points, pixels
 
 
-def test_all_tokens_equal_what_sam_returns(model, prompts):
+@pytest.mark.parametrize("fast", [True, False])
+def test_all_tokens_equal_what_sam_returns(model, prompts, fast):
     boxes, points, pixels = prompts
     kinds = ["point", "box", "point_pm"]
     with torch.no_grad():
-        logits, scores = predict_tokens(model, boxes=boxes, points=points, kinds=kinds, pixel_values=pixels)
+        logits, scores = predict_tokens(model, boxes=boxes, points=points, kinds=kinds, pixel_values=pixels, fast=fast)
         labels = torch.tensor([1, 0])
         for row, given in enumerate(
             (
@@ -67,3 +71,62 @@ def test_refuses_an_unknown_kind(model, prompts):
     boxes, points, pixels = prompts
     with pytest.raises(ValueError, match="scribble"):
         predict_tokens(model, boxes=boxes, points=points, kinds=["box", "scribble", "box"], pixel_values=pixels)
+
+
+def gradients(model, fast, prompts):
+    boxes, points, _ = prompts
+    embeddings = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    model.zero_grad()
+    logits, scores = predict_tokens(
+        model, boxes=boxes, points=points, kinds=["box"] * 3, image_embeddings=embeddings, fast=fast
+    )
+    (logits.sigmoid().square().sum() + scores.sum()).backward()
+    named = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    return {**named, "image": embeddings.grad}
+
+
+def test_the_rearranged_decoder_has_the_same_gradients(model, prompts):
+    slow, fast = gradients(model, False, prompts), {}
+    slow = {name: value.clone() for name, value in slow.items()}
+    fast = gradients(model, True, prompts)
+    # Every parameter that has a gradient keeps having one, or data-parallel training would wait for it.
+    assert slow.keys() == fast.keys()
+    assert {name for name, _ in model.mask_decoder.named_parameters(prefix="mask_decoder")} <= slow.keys()
+    for name, value in slow.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_adapters_keep_the_fast_path(model, prompts, active):
+    from peft import LoraConfig, get_peft_model
+
+    target = r"mask_decoder\.transformer.*\.(q_proj|v_proj)"
+    adapted = get_peft_model(model, LoraConfig(target_modules=target, r=2, init_lora_weights=False))
+    assert can_rearrange(adapted.mask_decoder)
+    with contextlib.nullcontext() if active else adapted.disable_adapter():
+        slow = {name: value.clone() for name, value in gradients(adapted, False, prompts).items()}
+        fast = gradients(adapted, True, prompts)
+    assert slow.keys() == fast.keys() and any("lora" in name for name in slow) == active
+    for name, value in slow.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_adapters_that_drop_out_take_the_slow_path(model):
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], lora_dropout=0.1))
+    assert not can_rearrange(adapted.mask_decoder)
+
+
+def test_the_grid_is_encoded_once_until_it_changes(model, prompts, monkeypatch):
+    boxes, points, pixels = prompts
+    given = dict(boxes=boxes, points=points, kinds=["box"] * 3, pixel_values=pixels)
+    calls, real = [], model.get_image_wide_positional_embeddings
+    monkeypatch.setattr(model, "get_image_wide_positional_embeddings", lambda: calls.append(1) or real())
+    with torch.no_grad():
+        before, _ = predict_tokens(model, **given)
+        predict_tokens(model, **given)
+        assert len(calls) == 1
+        model.shared_image_embedding.positional_embedding.mul_(2)
+        after, _ = predict_tokens(model, **given)
+    assert len(calls) == 2 and not torch.allclose(before, after)

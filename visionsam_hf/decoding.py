@@ -1,16 +1,19 @@
 """SAM's prompt encoder and mask decoder for many prompts an image, all four mask tokens at once.
 
 `SamModel.forward` returns either token 0 (`multimask_output=False`) or tokens 1 to 3, though the decoder computes all
-four; asking for both doubles the cost. `predict_tokens` runs the model's own modules and returns all four, equal to
+four; asking for both doubles the cost. `predict_tokens` uses the model's own weights and returns all four, equal to
 what `SamModel.forward` gives. Prompts of different kinds can share a batch.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers import SamModel
+from transformers.models.sam.modeling_sam import SamMaskDecoder
+
+from visionsam_hf.fast_decoder import decode_tokens, can_rearrange
 
 PROMPT_KINDS = ("box", "point", "point_pm")  # point_pm: a positive and a negative point
 
@@ -23,6 +26,8 @@ def predict_tokens(
     kinds: Sequence[str],
     image_embeddings: Tensor | None = None,
     pixel_values: Tensor | None = None,
+    fast: bool = True,
+    decode: Callable[..., tuple[Tensor, Tensor]] = decode_tokens,
 ) -> tuple[Tensor, Tensor]:
     """Mask logits and predicted IoU of every mask token.
 
@@ -33,6 +38,9 @@ def predict_tokens(
         kinds: B prompt kinds, one an image, of `PROMPT_KINDS`.
         image_embeddings: (B, C, h, w) from the vision encoder, or
         pixel_values: (B, 3, image_size, image_size).
+        fast: the rearranged decoder (`visionsam_hf.fast_decoder`); False runs the library's modules one by one, and
+            so does a decoder whose attention has more than LoRA in it.
+        decode: `decode_tokens`, or the same compiled.
 
     Returns:
         (B, N, 4, 4h, 4w) logits and (B, N, 4) scores; token 0 is SAM's single mask, 1 to 3 its three candidates.
@@ -42,8 +50,10 @@ def predict_tokens(
     unknown = set(kinds) - set(PROMPT_KINDS)
     if unknown:
         raise ValueError(f"unknown prompt kind {sorted(unknown)}; use one of {PROMPT_KINDS}")
+    if not (fast and can_rearrange(model.mask_decoder)):
+        decode = _decode_by_modules
     with _full_precision(boxes):
-        position = model.get_image_wide_positional_embeddings()
+        position = _position(model)
     results: list[tuple[list[int], Tensor, Tensor]] = []
     for kind in PROMPT_KINDS:
         rows = [row for row, value in enumerate(kinds) if value == kind]
@@ -52,20 +62,42 @@ def predict_tokens(
             embedding = image_embeddings if everything else image_embeddings[rows]
             with _full_precision(boxes):
                 sparse, dense = _embed_prompts(model, kind, boxes[rows], points[rows])
-            results.append((rows, *_decode(model, embedding, position, sparse, dense)))
+            image = embedding + dense
+            results.append((rows, *decode(model.mask_decoder, image, position, sparse)))
     if len(results) == 1:
         return results[0][1:]
     order = torch.tensor([row for rows, _, _ in results for row in rows], device=boxes.device).argsort()
     return torch.cat([logits for _, logits, _ in results])[order], torch.cat([scores for _, _, scores in results])[order]
 
 
-def bind_predict_tokens(model: SamModel) -> SamModel:
+def bind_predict_tokens(model: SamModel, *, fast: bool = True, compiled: bool = False) -> SamModel:
     """Make `model(...)` mean `predict_tokens(model, ...)`, so that wrappers (DDP, autocast, PEFT) see one forward.
 
     Only this instance changes: its class, weights and saved files stay a plain `SamModel`.
+
+    Args:
+        fast: as in `predict_tokens`.
+        compiled: compile the fast decoder, forward and backward; takes a minute once.
     """
-    model.forward = functools.partial(predict_tokens, model)
+    decode = torch.compile(decode_tokens) if compiled else decode_tokens
+    model.forward = functools.partial(predict_tokens, model, fast=fast, decode=decode)
     return model
+
+
+def _position(model: SamModel) -> Tensor:
+    """(1, C, h, w) float32 positional encoding of the grid, computed once: it is frozen.
+
+    Anything that moves or changes the parameter gives it another version or address, and a new encoding.
+    """
+    parameter = model.shared_image_embedding.positional_embedding
+    key = (parameter.data_ptr(), parameter._version, parameter.dtype)
+    known = model.__dict__.get("_grid_position")
+    if known is None or known[0] != key:
+        with torch.no_grad():
+            known = (key, model.get_image_wide_positional_embeddings().clone())
+        # Not an attribute of the module: it is neither saved nor moved with it.
+        model.__dict__["_grid_position"] = known
+    return known[1]
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:
@@ -81,15 +113,15 @@ def _embed_prompts(model: SamModel, kind: str, boxes: Tensor, points: Tensor) ->
     return model.prompt_encoder(input_points=points, input_labels=labels, input_boxes=None, input_masks=None)
 
 
-def _decode(model: SamModel, image: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-    decoder = model.mask_decoder
+def _decode_by_modules(decoder: SamMaskDecoder, image: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+    """What `decode_tokens` computes, through the library's modules."""
     batch, prompts = sparse.shape[:2]
     channels, height, width = image.shape[1:]
     outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([outputs.expand(batch, prompts, -1, -1), sparse.to(outputs.dtype)], dim=2)
     tokens, image = decoder.transformer(
         point_embeddings=tokens,
-        image_embeddings=(image + dense).repeat_interleave(prompts, 0),
+        image_embeddings=image.repeat_interleave(prompts, 0),
         image_positional_embeddings=position.expand(batch * prompts, -1, -1, -1),
         attention_similarity=None,
     )

@@ -15,26 +15,37 @@ import io
 import json
 import logging
 import os
+import time
 import uuid
-import zlib
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 from transformers import SamModel, SamProcessor
 
+from visionsam_hf.cache_care import LAYOUT
+from visionsam_hf.cache_care import LAYOUT
+from visionsam_hf.embedding_shards import STORED_AS, MappedShard, Shard, read_index, remove, verify, write_json, write_shard
+from visionsam_hf.encoding import ImageEncoder
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import encoder_fingerprint
+from visionsam_hf.variants import variant_key, variant_of
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float16": np.float16, "float32": np.float32}
-_SHARD_BYTES = 256 * 2**20
+DTYPES = tuple(STORED_AS)
+# What a kill costs at most: a shard is written when either is reached.
+_SHARD_BYTES, _SHARD_SECONDS = 128 * 2**20, 60.0
+_OPEN_SHARDS = 64
 
 
 def image_hash(image: dict) -> str:
@@ -62,21 +73,30 @@ class EmbeddingCache:
     Args:
         directory: shared by any number of encoders and data sets.
         model, processor: what encodes; their fingerprint chooses the sub-directory, so a stale entry cannot be read.
-        dtype: "float16" (2.1 MB an image for ViT-B) or "float32".
+        dtype: "float16" or "bfloat16" (2.1 MB an image for ViT-B), or "float32".
+        fast: encode with 16-bit arithmetic where the processor has it; never for "float32", which stays exact.
     """
 
     def __init__(
-        self, directory: str | os.PathLike, model: SamModel, processor: SamProcessor, *, dtype: str = "float16"
+        self,
+        directory: str | os.PathLike,
+        model: SamModel,
+        processor: SamProcessor,
+        *,
+        dtype: str = "float16",
+        fast: bool = True,
     ) -> None:
         if dtype not in DTYPES:
             raise UserError(f"embedding_dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
         self.model, self.processor, self.dtype = model, processor, dtype
+        self.fast = fast and dtype != "float32"
         described = {
             "encoder": encoder_fingerprint(model),
             "preprocessing": json.loads(processor.image_processor.to_json_string()),
             "dtype": dtype,
+            "arithmetic": "16 bit" if self.fast else "float32",
             "transformers": transformers.__version__,
-            "layout": 1,
+            "layout": LAYOUT,
         }
         key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
         self.directory = Path(directory) / key
@@ -86,9 +106,11 @@ class EmbeddingCache:
             raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another embeddings directory") from None
         meta = self.directory / "meta.json"
         if not meta.exists():
-            _write_atomically(meta, json.dumps(described, indent=2).encode())
+            write_json(meta, described)
+        self._shards: dict[Path, Shard] = {}
         self._places: dict[str, tuple[Path, int]] = {}
-        self._shards: dict[Path, np.ndarray] = {}
+        self._checked: set[Path] = set()
+        self._open: OrderedDict[Path, MappedShard] = OrderedDict()
         self.refresh()
 
     def __len__(self) -> int:
@@ -98,96 +120,167 @@ class EmbeddingCache:
         return key in self._places
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        """The (C, h, w) embedding of an image by its `image_hash`, in the cache's dtype."""
-        shard, row = self._places[key]
-        return torch.from_numpy(np.array(self._open(shard)[row]))
+        """The (C, h, w) embedding of an entry, by its key from `add`, in the cache's dtype.
+
+        Raises:
+            UserError: its shard is damaged.
+        """
+        path, row = self._places[key]
+        if path not in self._checked and not self._is_sound(path):
+            raise UserError(f"{path}: is damaged; run visionsam embed again, which encodes its images anew")
+        if path not in self._open:
+            self._open[path] = MappedShard(self._shards[path])
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(path)
+        value = torch.from_numpy(self._open[path][row])
+        return value.view(torch.bfloat16) if self.dtype == "bfloat16" else value
 
     def refresh(self) -> None:
-        """Read the indices of shards that any process has finished; damaged shards are set aside and encoded again."""
-        for index in sorted(self.directory.glob("*.json")):
-            shard = index.with_suffix(".npy")
-            if index.name == "meta.json" or shard in self._shards:
-                continue
+        """Read the indices of shards that any process has finished since; forget those that are gone."""
+        found = {index.with_suffix(".npy"): index for index in self.directory.glob("*.json") if index.name != "meta.json"}
+        for path in set(self._shards) - set(found):
+            self._forget(path)
+        for path in sorted(set(found) - set(self._shards)):
             try:
-                keys = json.loads(index.read_text())["images"]
-                self._open(shard)
-            except (OSError, ValueError, KeyError) as error:
-                logger.warning("%s: damaged (%s); its images are encoded again", shard, error)
-                index.unlink(missing_ok=True)
-                shard.unlink(missing_ok=True)
+                shard = read_index(found[path])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                _set_aside(path, error)
                 continue
-            self._places.update({key: (shard, row) for row, key in enumerate(keys)})
-
-    def _open(self, shard: Path) -> np.ndarray:
-        if shard not in self._shards:
-            index = json.loads(shard.with_suffix(".json").read_text())
-            array = np.load(shard, mmap_mode="r")
-            checksum = 0
-            for row in array:
-                checksum = zlib.crc32(row.tobytes(), checksum)
-            if checksum != index["crc32"]:
-                raise ValueError("checksum differs")
-            self._shards[shard] = array
-        return self._shards[shard]
-
-    def add(self, dataset: datasets.Dataset, *, batch_size: int = 1, column: str = "image", progress: bool = True) -> list[str]:
-        """Encode the images that are not in the cache yet.
-
-        Args:
-            dataset: rows with an `Image` column.
-            batch_size: images a forward of the encoder.
-            column: the image column.
-            progress: show a bar.
-
-        Returns:
-            Each row's key, for `cache[key]`.
-        """
-        keys = self.keys(dataset, column=column)
-        missing = list({key: row for row, key in enumerate(keys) if key not in self._places}.items())
-        images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-        writer = f"{os.getpid():08d}-{uuid.uuid4().hex[:8]}"
-        bar = tqdm(total=len(missing), desc="embed", unit="image", disable=not progress or not missing)
-        pending_keys: list[str] = []
-        pending: list[np.ndarray] = []
-        shard = 0
-        for start in range(0, len(missing), batch_size):
-            batch = missing[start : start + batch_size]
-            values = self._encode([decode_image(images[row][column]) for _, row in batch])
-            pending_keys += [key for key, _ in batch]
-            pending += list(values)
-            bar.update(len(batch))
-            if sum(value.nbytes for value in pending) >= _SHARD_BYTES or start + batch_size >= len(missing):
-                self._write_shard(f"{writer}-{shard:05d}", pending_keys, np.stack(pending))
-                pending_keys, pending, shard = [], [], shard + 1
-        bar.close()
-        self.refresh()
-        return keys
+            self._shards[path] = shard
+            self._places.update({key: (path, row) for row, key in enumerate(shard.keys)})
 
     def keys(self, dataset: datasets.Dataset, *, column: str = "image") -> list[str]:
         """Each row's `image_hash`; repeated images (a row a prompt) are hashed once a row, never decoded."""
         images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
         return [image_hash(row[column]) for row in images]
 
-    def _encode(self, images: Sequence[PILImage.Image]) -> np.ndarray:
-        device = self.model.device
-        pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"].to(device)
-        with torch.inference_mode():
-            embeddings = self.model.vision_encoder(pixels).last_hidden_state
-        return embeddings.float().cpu().numpy().astype(DTYPES[self.dtype])
+    def add(
+        self,
+        dataset: datasets.Dataset,
+        *,
+        batch_size: int = 1,
+        column: str = "image",
+        variants: int = 1,
+        together: bool = False,
+        progress: bool = True,
+    ) -> list[str]:
+        """Check the shards these images need, and encode the images that are in none.
 
-    def _write_shard(self, name: str, keys: list[str], array: np.ndarray) -> None:
-        buffer = io.BytesIO()
-        np.save(buffer, array)
-        _write_atomically(self.directory / f"{name}.npy", buffer.getbuffer())
-        index = {"images": keys, "crc32": zlib.crc32(array.tobytes())}
-        _write_atomically(self.directory / f"{name}.json", json.dumps(index).encode())
+        Args:
+            dataset: rows with an `Image` column.
+            batch_size: images a forward of the encoder.
+            column: the image column.
+            variants: looks of every image to hold (`visionsam_hf.variants`); 1 is the image as it is.
+            together: every process of `accelerate launch` makes this same call; each takes its share of the work, and
+                all return when the whole is done. Without it a process works alone.
+            progress: show a bar.
+
+        Returns:
+            Each row's key, for `cache[key]` or `cache[variant_key(key, number)]`.
+        """
+        keys = self.keys(dataset, column=column)
+        wanted = {variant_key(key, number): (row, number) for row, key in enumerate(keys) for number in range(variants)}
+        share, shares = (PartialState().process_index, PartialState().num_processes) if together else (0, 1)
+        self._check_shards(wanted, share, shares)
+        missing = [key for key in wanted if key not in self._places]
+        if shares > 1:
+            # What other processes checked and set aside, and one list for all: directories change meanwhile.
+            PartialState().wait_for_everyone()
+            self.refresh()
+            self._checked.update(self._places[key][0] for key in wanted if key in self._places)
+            agreed = [[key for key in wanted if key not in self._places]]
+            broadcast_object_list(agreed)
+            missing = agreed[0]
+        mine = [(key, *wanted[key]) for key in missing[share::shares]]
+        if mine:
+            images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+            with tqdm(total=len(mine), desc="embed", unit="image", disable=not progress or share > 0) as bar:
+                self._encode_missing(images, column, keys, mine, batch_size, bar)
+        if shares > 1:
+            PartialState().wait_for_everyone()
+        self.refresh()
+        return keys
+
+    def _check_shards(self, wanted: dict[str, tuple[int, int]], share: int, shares: int) -> None:
+        needed = sorted({self._places[key][0] for key in wanted if key in self._places} - self._checked)
+        for path in needed[share::shares]:
+            self._is_sound(path)
+
+    def _is_sound(self, path: Path) -> bool:
+        """Check a shard, once; a damaged one is removed, and its images count as missing."""
+        try:
+            verify(self._shards[path])
+        except (OSError, ValueError) as error:
+            self._forget(path)
+            _set_aside(path, error)
+            return False
+        self._checked.add(path)
+        return True
+
+    def _forget(self, path: Path) -> None:
+        shard = self._shards.pop(path)
+        for key in shard.keys:
+            if self._places.get(key, (None,))[0] == path:
+                del self._places[key]
+        self._open.pop(path, None)
+        self._checked.discard(path)
+
+    def _encode_missing(
+        self,
+        images: datasets.Dataset,
+        column: str,
+        hashes: Sequence[str],
+        missing: Sequence[tuple[str, int, int]],
+        batch_size: int,
+        bar: tqdm,
+    ) -> None:
+        """Encode (key, row, variant) triples and write them as shards."""
+        encoder = ImageEncoder(self.model, fast=self.fast)
+        writer = f"{os.getpid():08d}-{uuid.uuid4().hex[:8]}"
+        keys: list[str] = []
+        values: list[torch.Tensor] = []
+        written, since = 0, time.monotonic()
+
+        def pixels(entry: tuple[str, int, int]) -> torch.Tensor:
+            _, row, number = entry
+            image = decode_image(images[row][column])
+            if number:
+                image = PILImage.fromarray(variant_of(hashes[row], number).look(np.asarray(image)))
+            return self._pixels(image)
+
+        for start, batch in _prepared(pixels, missing, batch_size):
+            values += list(self._encode(encoder, batch))
+            keys += [key for key, _, _ in missing[start : start + len(batch)]]
+            bar.update(len(batch))
+            size = sum(value.nbytes for value in values)
+            if size >= _SHARD_BYTES or time.monotonic() - since >= _SHARD_SECONDS or start + len(batch) == len(missing):
+                name = f"{writer}-{written:05d}"
+                write_shard(self.directory, name, keys, values, self.dtype)
+                # Written from memory a moment ago: nothing to check before its first use here.
+                self._checked.add(self.directory / f"{name}.npy")
+                keys, values, written, since = [], [], written + 1, time.monotonic()
+
+    def _pixels(self, image: PILImage.Image) -> torch.Tensor:
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    def _encode(self, encoder: ImageEncoder, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
+        embeddings = encoder(torch.stack(list(pixels)).to(self.model.device))
+        return embeddings.to(getattr(torch, self.dtype)).cpu()
 
 
-def _write_atomically(path: Path, content: bytes | memoryview) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path.parent}: cannot be written ({error.strerror}); free space or choose another directory") from None
+def _prepared(prepare, entries: Sequence, batch_size: int) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    """Batches of prepared entries and where each starts; threads decode the next one while this one is encoded."""
+    workers = max(1, min(8, (os.cpu_count() or 1) - 1, len(entries)))
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: list = []
+        ahead = iter(range(0, len(entries), batch_size))
+        for start in range(0, len(entries), batch_size):
+            while len(waiting) < 2 and (place := next(ahead, None)) is not None:
+                waiting.append([pool.submit(prepare, entry) for entry in entries[place : place + batch_size]])
+            yield start, [future.result() for future in waiting.pop(0)]
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    logger.warning("%s: damaged (%s); its images are encoded again", path, error)
+    remove(path)

@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import TRAINABLE
-from visionsam_hf.trainer.settings import LOSS_TYPES, POLICY_TOKENS, SCORE_LOSSES, TARGET_RESIZES, DPOSettings
+from visionsam_hf.trainer.settings import LOSS_TYPES, ON_DEVICE, POLICY_TOKENS, SCORE_LOSSES, TARGET_RESIZES, DPOSettings
 from visionsam_hf.trainer.sft_config import check_adapter, check_choice
 
 
@@ -18,6 +18,7 @@ class SamDPOConfig(DPOSettings, TrainingArguments):
         check_choice("trainable", self.trainable, TRAINABLE)
         check_adapter(self)
         check_choice("target_resize", self.target_resize, TARGET_RESIZES)
+        check_choice("embeddings_on_device", self.embeddings_on_device, ON_DEVICE)
         check_choice("loss_type", self.loss_type, LOSS_TYPES)
         check_choice("score_loss", self.score_loss, SCORE_LOSSES)
         check_choice("policy_token", self.policy_token, POLICY_TOKENS)

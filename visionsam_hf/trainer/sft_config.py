@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 from visionsam_hf.adapters import ADAPTED
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import MASK_OUTPUTS, TRAINABLE
-from visionsam_hf.trainer.settings import SFT_LOSSES, TARGET_RESIZES, PromptTuningSettings, SFTSettings
+from visionsam_hf.trainer.settings import ON_DEVICE, SFT_LOSSES, TARGET_RESIZES, PromptTuningSettings, SFTSettings
 
 
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -39,6 +39,7 @@ class SamSFTConfig(SFTSettings, TrainingArguments):
         check_choice("mask_output", self.mask_output, MASK_OUTPUTS)
         check_adapter(self)
         check_choice("target_resize", self.target_resize, TARGET_RESIZES)
+        check_choice("embeddings_on_device", self.embeddings_on_device, ON_DEVICE)
         if any(getattr(self, key) < 0 for key in SFT_LOSSES) or not (self.w_bce or self.w_dice):
             raise UserError("w_bce, w_dice, w_iou: must not be negative, and one of w_bce and w_dice must be above 0")
         if self.trainable == "iou_prediction_head" and not self.w_iou:
@@ -47,6 +48,8 @@ class SamSFTConfig(SFTSettings, TrainingArguments):
             raise UserError(f"box_jitter: {self.box_jitter} is not in [0, 0.5)")
         if self.prompts_per_image < 1:
             raise UserError("prompts_per_image: must be at least 1")
+        if self.variants < 1 or (self.augment and self.variants > 1):
+            raise UserError("variants: must be at least 1, and 1 with augment, which draws a new look at every step")
         if not self.prompt_mix or any(share < 0 for share in self.prompt_mix.values()) or not sum(self.prompt_mix.values()):
             raise UserError("prompt_mix: give at least one prompt kind a share above 0, e.g. {box: 1.0}")
         from visionsam_hf.decoding import PROMPT_KINDS
