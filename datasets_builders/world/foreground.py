@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 _CLEAR = 2.5  # an outline that is less steep than so many times the rest is a guess
+_SIDE = 512
 
 
 def estimate_foreground(image: np.ndarray) -> np.ndarray:
@@ -21,6 +22,11 @@ def estimate_foreground(image: np.ndarray) -> np.ndarray:
         (H, W) bool.
     """
     height, width = image.shape[:2]
+    if max(height, width) > _SIDE:  # an outline needs no more, and blurring a large photograph takes seconds
+        scale = _SIDE / max(height, width)
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        guess = estimate_foreground(small).astype(np.uint8)
+        return cv2.resize(guess, (width, height), interpolation=cv2.INTER_NEAREST) > 0
     lab = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), max(1.0, max(height, width) / 200)), cv2.COLOR_RGB2LAB).astype(
         np.float32
     )

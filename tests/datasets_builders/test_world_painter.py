@@ -188,11 +188,12 @@ def test_wrong_settings_are_named(settings, said):
         PaintSettings(**settings)
 
 
-def test_the_foreground_of_a_product_on_a_plain_bench():
-    image = plate(tint=(200, 200, 200))
-    cv2.circle(image, (80, 60), 35, (60, 70, 90), -1)
-    disc = np.zeros((120, 160), np.uint8)
-    cv2.circle(disc, (80, 60), 35, 1, -1)
+@pytest.mark.parametrize("scale", [1, 8])
+def test_the_foreground_of_a_product_on_a_plain_bench(scale):
+    image = plate(120 * scale, 160 * scale, tint=(200, 200, 200))
+    cv2.circle(image, (80 * scale, 60 * scale), 35 * scale, (60, 70, 90), -1)
+    disc = np.zeros((120 * scale, 160 * scale), np.uint8)
+    cv2.circle(disc, (80 * scale, 60 * scale), 35 * scale, 1, -1)
     guess = estimate_foreground(image)
     assert (guess & (disc > 0)).sum() / (guess | (disc > 0)).sum() > 0.9
 
