@@ -92,7 +92,7 @@ def data_card(
         'data = load_dataset("path/to/this/directory")   # or its name on the Hub\n```',
     ]
     parts += [f"## {heading}\n{body}" for heading, body in (sections or {}).items()]
-    return _with_front(front, "\n\n".join(parts) + "\n")
+    return with_front(front, "\n\n".join(parts) + "\n")
 
 
 def complete_data_card(card: str, features: Features, rows: Mapping[str, int]) -> str:
@@ -112,7 +112,7 @@ def complete_data_card(card: str, features: Features, rows: Mapping[str, int]) -
         ("split", "rows", "for"),
         [(f"`{name}`", f"{count:,}", _SPLIT_MEANING.get(name, "")) for name, count in rows.items()],
     )
-    return _with_front(front, body.replace(_SPLITS, table))
+    return with_front(front, body.replace(_SPLITS, table))
 
 
 def split_front(card: str) -> tuple[dict[str, Any], str]:
@@ -123,7 +123,8 @@ def split_front(card: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(head) or {}, body.lstrip("\n")
 
 
-def _with_front(front: dict[str, Any], body: str) -> str:
+def with_front(front: dict[str, Any], body: str) -> str:
+    """A card from its front matter and the Markdown after it."""
     head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120)
     return f"---\n{head}---\n\n{body}"
 
