@@ -130,9 +130,9 @@ def with_front(front: dict[str, Any], body: str) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; bars and line ends in cells cannot break it."""
+    """A Markdown table; bars and line ends in cells cannot break it, and tags in them stay text."""
     lines = [list(header), ["---"] * len(header), *rows]
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 

@@ -24,7 +24,7 @@ from visionsam_hf import cli
 from visionsam_hf.config import build_settings, read_yaml
 from visionsam_hf.errors import UserError
 from visionsam_hf.rounds import write_out
-from visionsam_hf.stage import RECORD, is_done, is_main_process
+from visionsam_hf.stage import RECORD, is_done, is_main_process, remove_leftovers
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 
@@ -74,6 +74,8 @@ def run_pipeline(recipe: str | Path, *, only: Sequence[str] = (), changes: dict[
     for place, (stage, values) in enumerate(zip(chosen, settings), 1):
         title = f"[{place}/{len(chosen)}] {stage['name']}"
         if is_done(stage["run"].split()[0], values):
+            if is_main_process():
+                remove_leftovers(values)
             _say(f"{title}: done before, skipped ({values.output_dir})")
             continue
         _say(f"{title}: {stage['run']} -> {values.output_dir}")
