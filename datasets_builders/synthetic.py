@@ -106,7 +106,7 @@ class SyntheticConfig(PlannedConfig):
         if not 0.01 <= self.defect_size <= 0.4:
             raise UserError(f"defect_size: {self.defect_size} is not in [0.01, 0.4], a share of the longer side")
         if not 0.02 <= self.defect_contrast <= 0.6:
-            raise UserError(f"defect_contrast: {self.defect_contrast} is not in [0.02, 0.6], a share of the grey levels")
+            raise UserError(f"defect_contrast: {self.defect_contrast} is not in [0.02, 0.6]; 1 is black to white")
         if not 0 <= self.margin < 0.5:
             raise UserError(f"margin: {self.margin} is not in [0, 0.5), a share of the shorter side")
         return PaintSettings(

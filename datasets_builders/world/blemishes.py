@@ -13,7 +13,18 @@ import cv2
 import numpy as np
 
 from datasets_builders.world import textures
-from datasets_builders.world.defects import Kind, Surface, chip_shape, core, crack_look, drawn, blob, smeared, taper, walk
+from datasets_builders.world.defects import (
+    Kind,
+    Surface,
+    blob,
+    chip_shape,
+    core,
+    crack_look,
+    drawn,
+    smeared,
+    taper,
+    walk,
+)
 from datasets_builders.world.expanses import Look, Outline, band, patch, tongue
 
 BLEMISHES = ("chip", "breakout", "uneven", "fray", "hairline", "pore")

@@ -36,7 +36,9 @@ def world_sheet(
     return _sheet(list(categories), columns, cell, draw)
 
 
-def painted_sheet(*, pairs: int = 4, cell: int = 150, seed: int = 2, defects: Sequence[str] = ALL_DEFECTS) -> Image.Image:
+def painted_sheet(
+    *, pairs: int = 4, cell: int = 150, seed: int = 2, defects: Sequence[str] = ALL_DEFECTS
+) -> Image.Image:
     """One row a defect type, each sample twice: as painted, then outlined.
 
     Plain surfaces and products take turns; the second half of the samples spread over the part where the type can.

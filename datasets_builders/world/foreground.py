@@ -58,7 +58,7 @@ def estimate_foreground(image: np.ndarray) -> np.ndarray:
 
 
 def _outline_strength(image: np.ndarray, mask: np.ndarray, band: int) -> float:
-    """How much steeper the picture is along the mask's outline than it is in general; 1 for an outline out of nothing."""
+    """How much steeper the picture is along the mask's outline than elsewhere; 1 for an outline out of nothing."""
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 2)
     steep = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     kernel = np.ones((5, 5), np.uint8)
