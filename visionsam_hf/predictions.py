@@ -22,6 +22,7 @@ from PIL import Image
 from visionsam_hf.errors import UserError
 from visionsam_hf.prompt_lists import Asked, Prompt
 from visionsam_hf.schema import encode_mask, encode_rle, mask_box
+from visionsam_hf.write_errors import explain
 
 COCO = "coco.json"
 LINES = "predictions.jsonl"
@@ -57,7 +58,10 @@ def replaced_directory(output: Path) -> Iterator[Path]:
             shutil.rmtree(output)
         work.rename(output)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+        told = explain(error, work)
+        if told is None:
+            raise
+        raise told from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

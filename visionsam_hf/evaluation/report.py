@@ -12,6 +12,7 @@ import markupsafe
 from visionsam_hf.evaluation import charts, galleries
 from visionsam_hf.evaluation.cases import TITLES
 from visionsam_hf.evaluation.comparison import HEADLINE, PAPER, STAGES, Systems, headline_split, reference_system, system_entry
+from visionsam_hf.evaluation.plates import plate
 from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
 from visionsam_hf.evaluation.counts import METRICS
 
@@ -35,8 +36,17 @@ class Sources:
     dataset: str = ""
 
 
-def make_report(sources: Sources, *, title: str, seed: int = 0) -> tuple[dict[str, Any], str]:
-    """`report.json`'s content and `report.html`'s text, from result files alone.
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """`found` is what `report.json` holds, `page` the text of `report.html`, `figures` file names to PNGs beside it."""
+
+    found: dict[str, Any]
+    page: str
+    figures: dict[str, bytes]
+
+
+def make_report(sources: Sources, *, title: str, seed: int = 0) -> Report:
+    """The report, from result files alone.
 
     Raises:
         UserError: a directory is not what it is given as, or is damaged.
@@ -66,6 +76,8 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> tuple[dict[st
     page = template.render(
         report=found,
         shown=shown,
+        case_system=_case_system(systems, split),
+        prompts=sorted({str(entries[name]["splits"][split]["prompt"]) for name in shown}),
         best=max(shown, key=lambda name: entries[name]["iou"]),
         reference=reference_system(systems, split),
         several_seeds=any(len(entries[name]["seeds"]) > 1 for name in shown),
@@ -79,7 +91,13 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> tuple[dict[st
         metrics=METRICS,
         versions=_versions(found["stages"]),
     )
-    return found, page
+    return Report(found, page, {"cases.png": plate(pictures["cases"])} if pictures["cases"] else {})
+
+
+def _case_system(systems: Systems, split: str) -> str | None:
+    """Whose failure cases are shown: the first system that scores its masks."""
+    present = {name: results[split] for name, results in systems.items() if split in results}
+    return next((name for name, result in present.items() if result.runs[0].metrics["calibration"]["mae"] is not None), None)
 
 
 def _logs(training: Mapping[str, str], left_out: list[str]) -> dict[str, list[dict[str, float]]]:
@@ -148,12 +166,12 @@ def _pictures(
 ) -> dict[str, list[galleries.PictureRow]]:
     here = {name: results[split] for name, results in systems.items() if split in results}
     staged = {name: here[name] for name in STAGES if name in here}
-    # Without the paper's systems: the first, and the last that is not a baseline of boxes.
+    # Without the paper's systems: the first three.
     staged = staged if len(staged) > 1 else dict(list(here.items())[:3])
-    first = next(iter(here))
+    case_system = _case_system(systems, split)
     found = {
         "stages": galleries.stage_comparison(staged, sources.dataset, seed=seed) if len(staged) > 1 else [],
-        "cases": galleries.case_gallery(here[first], sources.dataset),
+        "cases": galleries.case_gallery(here[case_system], sources.dataset) if case_system else [],
         "candidates": galleries.candidate_gallery(sources.candidates) if sources.candidates else [],
         "preferences": galleries.preference_gallery(sources.preferences) if sources.preferences else [],
     }

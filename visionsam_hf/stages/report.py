@@ -1,4 +1,4 @@
-"""`visionsam report`: `report.html` and `report.json` from result files alone, in seconds, without a model."""
+"""`visionsam report`: `report.html`, `report.json` and figures from result files alone, in seconds, without a model."""
 
 from dataclasses import dataclass
 
@@ -36,10 +36,12 @@ def run(settings: ReportSettings) -> None:
         sources = Sources(
             settings.systems, settings.training, settings.candidates, settings.preferences, settings.dataset
         )
-        found, page = make_report(sources, title=settings.title, seed=settings.seed)
-        text = json.dumps(found, indent=2, allow_nan=False)
+        report = make_report(sources, title=settings.title, seed=settings.seed)
+        text = json.dumps(report.found, indent=2, allow_nan=False)
         (stage.directory / "report.json").write_text(text + "\n", encoding="utf-8")
-        (stage.directory / "report.html").write_text(page, encoding="utf-8")
+        (stage.directory / "report.html").write_text(report.page, encoding="utf-8")
+        for name, picture in report.figures.items():
+            (stage.directory / name).write_bytes(picture)
         stage.results.update(
-            {name: {"iou": entry.get("iou"), "dice": entry.get("dice")} for name, entry in found["systems"].items()}
+            {name: {"iou": entry.get("iou"), "dice": entry.get("dice")} for name, entry in report.found["systems"].items()}
         )
