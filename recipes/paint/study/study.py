@@ -6,13 +6,14 @@ Every class of DEFECTS is held out in turn: the figures are those of a class who
 share one cache of embeddings, every run leaves a small file, and a stopped study goes on where it was.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -85,8 +86,12 @@ def run_study(settings: StudySettings) -> None:
     output = Path(settings.output_dir)
     folds = _build_data(settings)
     runs = list(_runs(settings, folds))
-    _each(settings, _train_painted, [(settings, seed) for seed in settings.seeds])
-    _each(settings, _finish, [(settings, run) for run in runs])
+    with _workers(settings.processes) as do:
+        if any(not _result(settings, run).exists() for run in runs if run.start not in BASELINES):
+            do([(_encode, settings, output / "painted"), (_encode, settings, output / "folds" / folds[0])])
+        painted = [(_train_painted, settings, seed) for seed in settings.seeds]
+        do(painted + [(_finish, settings, run) for run in runs if run.start != "painted"])
+        do([(_finish, settings, run) for run in runs if run.start == "painted"])
     rows = [{**dataclasses.asdict(run), **json.loads(_result(settings, run).read_text())} for run in runs]
     with stage_run("study", settings, into_existing=True) as stage:
         text = tables(rows, masks=settings.masks)
@@ -144,17 +149,25 @@ def _classes(data_dir: str) -> list[str]:
 # What follows runs in worker processes.
 
 
-def _each(settings: StudySettings, work: Any, tasks: list[tuple]) -> None:
-    """Do every task, several at a time; what has its result already costs nothing."""
-    if settings.processes == 1:
-        for task in tasks:
-            work(*task)
+def _do_here(tasks: list[tuple]) -> None:
+    for work, *given in tasks:
+        work(*given)
+
+
+@contextlib.contextmanager
+def _workers(processes: int) -> Iterator[Callable[[list[tuple]], None]]:
+    """What does a list of (function, arguments ...), several at a time, and returns when all are done."""
+    if processes == 1:
+        yield _do_here
         return
     # A fresh process each, not a copy: forking after torch has started threads can hang.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(settings.processes, context, initializer=_single_thread) as pool:
-        for future in [pool.submit(work, *task) for task in tasks]:
-            future.result()
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_single_thread) as pool:
+
+        def do(tasks: list[tuple]) -> None:
+            for future in [pool.submit(work, *given) for work, *given in tasks]:
+                future.result()
+
+        yield do
 
 
 def _single_thread() -> None:
@@ -169,6 +182,18 @@ def _key(*values: Any) -> str:
 
     content = [fingerprint(value) if isinstance(value, Path) else value for value in values]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _encode(settings: StudySettings, directory: Path) -> None:
+    """Fill the cache with every image of a data set, so that no two runs encode the same one."""
+    from visionsam_hf.data import load_split, split_names
+    from visionsam_hf.embeddings import EmbeddingCache
+    from visionsam_hf.modeling import load_model, load_processor
+
+    model, processor = load_model(settings.model_name_or_path), load_processor(settings.model_name_or_path)
+    cache = EmbeddingCache(Path(settings.output_dir) / "embeddings", model.eval(), processor)
+    for split in split_names(directory):
+        cache.add(load_split(directory, split, kind="segmentation"), batch_size=8)
 
 
 def _painted_model(settings: StudySettings, seed: int) -> Path:
@@ -199,7 +224,7 @@ def _tuned(settings: StudySettings, start: str, rows: Any, values: dict[str, Any
 
     cached = not (values.get("augment") or values.get("trainable") == "all")
     with tempfile.TemporaryDirectory() as scratch:
-        own = {"output_dir": scratch, "seed": seed, "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True}
+        own = {"output_dir": scratch, "seed": seed, "disable_tqdm": True, "logging_strategy": "no"}
         if cached:
             own["embeddings"] = str(Path(settings.output_dir) / "embeddings")
         args = build_settings(SamSFTConfig, {**own, **values}, source="the study's SFT")
