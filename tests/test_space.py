@@ -68,6 +68,8 @@ def test_pictures_show_the_box_and_the_mask(demo):
     mask = disc(48, 64, 30, 24, 10)
     changed = (np.asarray(demo.with_mask(image, mask)) != np.asarray(image)).any(-1)
     assert (changed == mask).all()
+    assert demo.around([200.0, 100.0, 300.0, 120.0], (640, 480)) == (100, 78, 400, 142)
+    assert demo.around([0.0, 0.0, 10.0, 470.0], (640, 480)) == (0, 0, 37, 480)
 
 
 def test_the_pages_build_with_gradio(demo, metric_folder, monkeypatch):

@@ -65,6 +65,15 @@ def with_mask(image: Image.Image, mask: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
+def around(box: list[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The part of an image of `size` (width, height) to show: three times the box's sides, at least 64 pixels, cut to the image."""
+    cut = []
+    for low, high, limit in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
+        half = max(1.5 * (high - low), 32)
+        cut.append((max(0, int((low + high) / 2 - half)), min(limit, int((low + high) / 2 + half))))
+    return cut[0][0], cut[1][0], cut[0][1], cut[1][1]
+
+
 def page(model: SamModel, processor: SamProcessor) -> Any:
     """The Gradio page."""
     import gradio as gr
@@ -75,6 +84,8 @@ def page(model: SamModel, processor: SamProcessor) -> Any:
 
     def click(kept: dict, event: gr.SelectData) -> tuple:
         image, corner = kept["image"], (int(event.index[0]), int(event.index[1]))
+        if image is None:
+            return kept, gr.skip(), [], "The photograph is still being read; click again in a moment."
         if kept["corner"] is None:
             return {**kept, "corner": corner}, with_box(image, corner, None), [], "Now the opposite corner."
         box = box_of(kept["corner"], corner)
@@ -85,7 +96,7 @@ def page(model: SamModel, processor: SamProcessor) -> Any:
             kept["embedding"] = encode(model, processor, image)
         masks, scores = segment(model, processor, image, kept["embedding"], box)
         gallery = [
-            (with_mask(image, mask), f"{name}: score {score:.2f}, {int(mask.sum())} pixels")
+            (with_mask(image, mask).crop(around(box, image.size)), f"{name}: {score:.2f}")
             for name, mask, score in zip(NAMES, masks, scores)
         ]
         return kept, with_box(image, corner, box), gallery, GUIDE
@@ -106,7 +117,8 @@ def page(model: SamModel, processor: SamProcessor) -> Any:
 
 def main(arguments: list[str]) -> None:
     name = arguments[0] if arguments else os.environ.get("MODEL", "facebook/sam-vit-base")
-    model, processor = SamModel.from_pretrained(name).eval(), SamProcessor.from_pretrained(name)
+    # Weights may be stored in half precision; the processor's pixels are float32.
+    model, processor = SamModel.from_pretrained(name, dtype=torch.float32).eval(), SamProcessor.from_pretrained(name)
     if torch.cuda.is_available():
         model = model.to("cuda")
     page(model, processor).launch()
