@@ -73,7 +73,6 @@ def add_adapter(
         seed: draws the adapter's first factor; the second is zero.
     """
     config = LoraConfig(target_modules=ADAPTED[trainable], r=r, lora_alpha=alpha, lora_dropout=dropout)
-    config.base_model_name_or_path = model.name_or_path or None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config).eval()
