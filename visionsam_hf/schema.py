@@ -12,6 +12,8 @@ from datasets import ClassLabel, Features, Image, List, Value
 from PIL import Image as PILImage
 from pycocotools import mask as coco_mask
 
+from visionsam_hf.run_lengths import check_code
+
 RLE = {"size": List(Value("int32")), "counts": Value("string")}
 
 
@@ -106,7 +108,8 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
 
 
 def decode_rle(rle: dict[str, Any]) -> np.ndarray:
-    """The (H, W) bool mask of a COCO compressed run-length code."""
+    """The (H, W) bool mask of a COCO compressed run-length code. Raises `UserError` for a damaged one."""
+    check_code(rle["size"], rle["counts"])
     return coco_mask.decode({"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}).astype(bool)
 
 

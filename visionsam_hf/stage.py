@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from visionsam_hf import read_errors, write_errors
 from visionsam_hf.config import as_plain, input_paths
 from visionsam_hf.errors import UserError
 from visionsam_hf.stage_lock import only_run
-from visionsam_hf.write_errors import explain
 
 RECORD = "stage.json"
+PUBLISHED = "published.json"  # where a directory was pushed to; no part of what it is
 _STARTED_AS = "started_as.json"  # in an unfinished directory only
 PACKAGED_MODEL = "visionsam-tiny"
 _VERSIONED = ("visionsam_hf", "torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub", "evaluate", "numpy")
@@ -70,7 +71,7 @@ def _content_hash(path: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         relative = file.name if file == path else file.relative_to(path).as_posix()
-        if relative == RECORD or "/runs/" in f"/{relative}":
+        if relative in (RECORD, PUBLISHED) or "/runs/" in f"/{relative}":
             continue
         content = hashlib.sha256()
         with file.open("rb") as handle:
@@ -164,7 +165,7 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
                 (work / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         except BaseException as error:
             # Asked before the half-written files go and give their space back.
-            told = explain(error, work)
+            told = write_errors.explain(error, work) or read_errors.explain(error, inputs)
             if is_main_process() and not resumable:
                 shutil.rmtree(work, ignore_errors=True)
             if told is not None:
