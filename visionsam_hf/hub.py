@@ -20,8 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from visionsam_hf.errors import UserError
 from visionsam_hf.publishing.contents import Publication
-from visionsam_hf.publishing.provenance import PUBLISHED
-from visionsam_hf.stage import PACKAGED_MODEL, resolve_model
+from visionsam_hf.stage import PACKAGED_MODEL, PUBLISHED, resolve_model
 
 # Files of an earlier push that must not stay beside this one's: loading would read them too.
 _REPLACED = ("data/", ".eval_results/")
@@ -200,5 +199,5 @@ def _as_user_errors(repo_id: str, token: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception, token: str) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.replace(token, "***")[:200]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].replace(token, "***")

@@ -17,6 +17,7 @@ from visionsam_hf.publishing.contents import prepare
 from visionsam_hf.publishing.model_card import complete_model_card, model_card
 from visionsam_hf.publishing.provenance import base_on_hub, parts_of_record
 from visionsam_hf.publishing.results import find_results
+from visionsam_hf.stage import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +195,11 @@ def test_a_non_commercial_part_is_said_in_words(tmp_path, made):
     front, body = split_front(model_card(content))
     assert front["license"] == "cc-by-nc-4.0" and "**Not for commercial use:**" in body
     assert not re.search(r"\bNone\b", body)
+
+
+def test_a_push_does_not_change_what_a_directory_is(base):
+    before = fingerprint(base)
+    (base / "published.json").write_text('{"repo_id": "me/base"}')
+    assert fingerprint(base) == before
+    (base / "config.json").write_text("{}")
+    assert fingerprint(base) != before

@@ -19,18 +19,21 @@ _KINDS = {"sft": "segmentation", "dpo": "preference"}
 TRAINED = ("sft", "dpo", "merge")  # the stages that make models
 
 
-def write_model_card(directory: str | Path) -> None:
-    """Write README.md and its figure into the directory of a model or adapter that a stage finished.
+def write_model_card(directory: str | Path, record: dict[str, Any] | None = None) -> None:
+    """Write README.md and its figure beside a model or adapter that a stage made.
+
+    The same training writes the same card: it tells nothing that a clock decides.
 
     The figure shows photographs only where a known licence of the data allows it; else it is the training's loss.
 
     Args:
-        directory: with `stage.json`.
+        directory: of the model.
+        record: "stage", "settings" and "results" as `stage.json` will say them; None reads that file.
 
     Raises:
         UserError: the data set or the model that it names cannot be read.
     """
-    directory, record = Path(directory), read_record(directory)
+    directory, record = Path(directory), read_record(directory) if record is None else record
     told, picture = _figure(directory, record)
     figure = ""
     if picture is not None:

@@ -21,9 +21,9 @@ from visionsam_hf.publishing.beside_model import TRAINED, write_model_card
 from visionsam_hf.publishing.licences import UNKNOWN, settle
 from visionsam_hf.publishing.model_card import FIGURE, PLACEHOLDER, card_path, complete_model_card
 from visionsam_hf.publishing.privacy import check_data, check_text, cleaned_json
-from visionsam_hf.publishing.provenance import PUBLISHED, license_of, parts_of, published_as
+from visionsam_hf.publishing.provenance import license_of, parts_of, published_as
 from visionsam_hf.publishing.results import eval_result_files, find_results
-from visionsam_hf.stage import PACKAGED_MODEL, RECORD, looks_local, read_record
+from visionsam_hf.stage import PACKAGED_MODEL, PUBLISHED, RECORD, looks_local, read_record
 
 # What each kind of repository is made of; anything else stays here. Checkpoints, optimisers and pickles are in none.
 _TOP = ("README.md", "LICENSE*", "*.json", "*.png", "*.jpg")

@@ -1,5 +1,8 @@
 """The card of a trained model: generated from what its stage recorded, completed with its results when it is pushed."""
 
+import importlib.metadata
+import os
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -42,6 +45,7 @@ _ARGUMENTS = (
     "num_train_epochs", "max_steps", "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps",
     "max_grad_norm", "optim", "bf16", "fp16", "train_split", "eval_split", "max_train_images",
 )  # fmt: skip
+_VERSIONS = ("visionsam_hf", "torch", "transformers", "datasets", "accelerate", "peft")
 _OWN_SETTINGS = {"sft": SFTSettings, "dpo": DPOSettings}
 _NOT_SHOWN = {
     "embeddings", "report_to", "logging_steps", "save_strategy", "remove_unused_columns", "dataloader_pin_memory",
@@ -86,7 +90,7 @@ def model_card(record: dict[str, Any], *, figure: str = "", is_adapter: bool = F
     """The card of a trained model or adapter, without results.
 
     Args:
-        record: the content of its `stage.json`: of sft, dpo or merge.
+        record: "stage" (sft, dpo or merge), "settings" and "results", as in its `stage.json`.
         figure: Markdown that shows its figure, or "".
         is_adapter: whether it is loaded onto a base model.
     """
@@ -179,33 +183,27 @@ def _parts_table(parts: Sequence[Part], license: str) -> str:
 
 
 def _training(record: dict[str, Any]) -> str:
-    settings, results = record["settings"], record.get("results", {})
+    settings, results = record["settings"], record["results"]
     own = [field.name for field in fields(_OWN_SETTINGS[record["stage"]])] if record["stage"] in _OWN_SETTINGS else []
     names = [name for name in (*own, *_ARGUMENTS) if name not in _NOT_SHOWN and settings.get(name) is not None]
     if not settings.get("use_peft"):
         names = [name for name in names if name != "use_peft" and not name.startswith("lora_")]
-    hardware = record.get("hardware", {})
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
     facts = {
         "command": f"`visionsam {record['stage']}`",
         "optimiser steps": results.get("steps"),
         "samples": results.get("samples"),
         "trained parameters": results.get("trained_parameters"),
-        "time": _minutes(record.get("wall_seconds")),
-        "device": ", ".join(str(word) for word in (results.get("device"), hardware.get("machine")) if word)
-        + f", {hardware.get('cores', '?')} cores",
-        "peak memory": f"{record['peak_memory_mb']:,} MB" if record.get("peak_memory_mb") else None,
-        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
+        "seed": str(settings["seed"]) if "seed" in settings else None,
+        "device": results.get("device"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": ", ".join(versions),
+        "time, memory, inputs": "in `stage.json`",
     }
     told = [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in facts.items() if value]
     table = markdown_table(["setting", "value"], [(f"`{name}`", f"`{settings[name]}`") for name in names])
     shown = markdown_table(["what", "value"], told)
     return shown if not names else f"{shown}\n\n<details><summary>Settings</summary>\n\n{table}\n\n</details>"
-
-
-def _minutes(seconds: float | None) -> str | None:
-    if not seconds:
-        return None
-    return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
 def card_path(directory: str | Path) -> Path:

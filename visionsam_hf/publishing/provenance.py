@@ -7,10 +7,8 @@ from typing import Any
 
 from visionsam_hf.cards import split_front
 from visionsam_hf.publishing.licences import UNKNOWN, combine
-from visionsam_hf.stage import PACKAGED_MODEL, RECORD, looks_local, read_record, resolve_model
+from visionsam_hf.stage import PACKAGED_MODEL, PUBLISHED, RECORD, looks_local, read_record, resolve_model
 
-# Written beside a directory's other files when it was pushed, so that what was made from it can name it.
-PUBLISHED = "published.json"
 # Settings that name what went into a stage's output; the model that proposes candidates does not.
 _PARTS = {
     "sft": {"model_name_or_path": "model", "dataset": "dataset"},
@@ -64,7 +62,7 @@ def license_of(directory: str | Path) -> str:
 
 
 def published_as(directory: str | Path) -> str | None:
-    """The Hub id that a directory was last pushed to."""
+    """The Hub id that a directory was last pushed to, so that what was made from it can name it."""
     try:
         return str(json.loads((Path(directory) / PUBLISHED).read_text(encoding="utf-8"))["repo_id"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -9,8 +9,10 @@ from typing import Any
 import datasets
 import numpy as np
 
+from visionsam_hf.config import as_plain
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import save_model
+from visionsam_hf.publishing.beside_model import write_model_card
 from visionsam_hf.stage import is_main_process, stage_run
 from visionsam_hf.trainer.sam_trainer import SamTrainer
 
@@ -58,17 +60,12 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrai
             )
             if hasattr(trainer, "dropped_pairs"):
                 run.results["dropped_pairs"] = trainer.dropped_pairs
-    if is_main_process():
-        from visionsam_hf.publishing.beside_model import write_model_card
-
-        # Not in the stage: the card tells what stage.json says, which is written last.
-        write_model_card(settings.output_dir)
-        if settings.push_to_hub:
-            _push(settings)
+            write_model_card(run.directory, {"stage": stage, "settings": as_plain(settings), "results": run.results})
+    if settings.push_to_hub and is_main_process():
+        _push(settings)
 
 
 def _check_push(stage: str, settings: Any) -> None:
-    from visionsam_hf.config import as_plain
     from visionsam_hf.hub import check_repo_id, require_token
     from visionsam_hf.publishing.licences import settle
     from visionsam_hf.publishing.provenance import parts_of_record
