@@ -15,7 +15,10 @@ test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/.installed
-	@ls benchmarks/*.py >/dev/null 2>&1 && for script in benchmarks/*.py; do $(BIN)/python $$script --short || exit 1; done || echo "benchmarks/: none yet"
+	@mkdir -p outputs && rm -f outputs/bench.jsonl
+	@for script in encode decoder_step epoch memory scaling; do \
+		$(BIN)/python benchmarks/$$script.py --short --repeats 3 >> outputs/bench.jsonl || exit 1; done
+	@cat outputs/bench.jsonl && $(BIN)/python benchmarks/table.py outputs/bench.jsonl
 
 setup: .venv/.installed
 

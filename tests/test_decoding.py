@@ -130,3 +130,12 @@ def test_the_grid_is_encoded_once_until_it_changes(model, prompts, monkeypatch):
         model.shared_image_embedding.positional_embedding.mul_(2)
         after, _ = predict_tokens(model, **given)
     assert len(calls) == 2 and not torch.allclose(before, after)
+
+
+def test_a_model_that_predicted_can_train(model, prompts):
+    boxes, points, _ = prompts
+    given = dict(boxes=boxes, points=points, kinds=["box"] * 3, image_embeddings=torch.randn(3, 16, 4, 4))
+    with torch.inference_mode():
+        predict_tokens(model, **given)
+    for fast in (True, False):
+        predict_tokens(model, **given, fast=fast)[0].sum().backward()

@@ -93,7 +93,8 @@ def _position(model: SamModel) -> Tensor:
     key = (parameter.data_ptr(), parameter._version, parameter.dtype)
     known = model.__dict__.get("_grid_position")
     if known is None or known[0] != key:
-        with torch.no_grad():
+        # A tensor made in inference mode could never take part in training afterwards.
+        with torch.inference_mode(False), torch.no_grad():
             known = (key, model.get_image_wide_positional_embeddings().clone())
         # Not an attribute of the module: it is neither saved nor moved with it.
         model.__dict__["_grid_position"] = known

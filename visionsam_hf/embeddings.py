@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import time
 import uuid
 from collections import OrderedDict
@@ -67,6 +68,13 @@ def _image_bytes(image: dict) -> bytes:
     return Path(image["path"]).read_bytes()
 
 
+def _undecoded(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The images of a data set as stored, through memory maps of their own: what is read counts as this process's until
+    the map is closed, and the data set's own stays open."""
+    images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return pickle.loads(pickle.dumps(images)) if images.cache_files else images
+
+
 class EmbeddingCache:
     """The embeddings of one encoder, by image content.
 
@@ -113,6 +121,10 @@ class EmbeddingCache:
         self._open: OrderedDict[Path, MappedShard] = OrderedDict()
         self.refresh()
 
+    def __getstate__(self) -> dict:
+        # A data loader's workers may get a copy; a memory map is opened anew there.
+        return {**self.__dict__, "_open": OrderedDict()}
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -152,8 +164,7 @@ class EmbeddingCache:
 
     def keys(self, dataset: datasets.Dataset, *, column: str = "image") -> list[str]:
         """Each row's `image_hash`; repeated images (a row a prompt) are hashed once a row, never decoded."""
-        images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-        return [image_hash(row[column]) for row in images]
+        return [image_hash(row[column]) for row in _undecoded(dataset, column)]
 
     def add(
         self,
@@ -194,7 +205,7 @@ class EmbeddingCache:
             missing = agreed[0]
         mine = [(key, *wanted[key]) for key in missing[share::shares]]
         if mine:
-            images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+            images = _undecoded(dataset, column)
             with tqdm(total=len(mine), desc="embed", unit="image", disable=not progress or share > 0) as bar:
                 self._encode_missing(images, column, keys, mine, batch_size, bar)
         if shares > 1:

@@ -22,13 +22,12 @@ def keep_on_device(sources: Iterable[ImageSource], device: torch.device, setting
     """
     sources = [source for source in sources if source.keys is not None]
     entries = list(dict.fromkeys(key for source in sources for key in source.entries))
-    if not entries or setting == "never":
+    if not entries or setting == "never" or (setting == "auto" and device.type != "cuda"):
         return None
     cache = sources[0].cache
     first = cache[entries[0]]
-    if setting == "auto":
-        if device.type != "cuda" or 2 * len(entries) * first.nbytes > torch.cuda.mem_get_info(device)[0]:
-            return None
+    if setting == "auto" and 2 * len(entries) * first.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return None
     table = torch.empty((len(entries), *first.shape), dtype=first.dtype, device=device)
     for place, key in enumerate(entries):
         table[place] = cache[key].to(device)

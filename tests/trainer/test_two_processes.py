@@ -1,0 +1,50 @@
+"""Two processes share the encoding and follow the trajectory of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import json, sys
+import datasets
+from visionsam_hf import SamSFTConfig, SamSFTTrainer
+work, batch, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+args = SamSFTConfig(
+    output_dir=out, embeddings=out + "/cache", embedding_dtype="float32", per_device_train_batch_size=batch, max_steps=4,
+    w_dice=1.0, box_jitter=0.1, variants=2, learning_rate=1e-3, logging_steps=1, disable_tqdm=True,
+)
+trainer = SamSFTTrainer(work + "/model", args, datasets.load_from_disk(work + "/rows"))
+trainer.train()
+if trainer.is_world_process_zero():
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    print(json.dumps({"processes": trainer.accelerator.num_processes, "losses": losses}))
+"""
+
+
+def run(work, out, batch, processes):
+    (work / "script.py").write_text(SCRIPT)
+    launched = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    done = subprocess.run(
+        [sys.executable, *launched, work / "script.py", work, str(batch), out],
+        capture_output=True, text=True, cwd=work,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "",
+             "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"processes"')))
+
+
+def test_two_processes_encode_once_and_train_as_one(tmp_path, model_dir, segmentation):
+    segmentation.save_to_disk(tmp_path / "rows")
+    one = run(tmp_path, tmp_path / "one", 4, 1)
+    two = run(tmp_path, tmp_path / "two", 2, 2)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4) and len(set(one["losses"])) == 4
+    indices = [json.loads(path.read_text())["images"] for path in (tmp_path / "two" / "cache").glob("*/0*.json")]
+    # Each took its share, and nobody what another had.
+    assert sorted(map(len, indices)) == [6, 6] and len(set(sum(indices, []))) == 12
