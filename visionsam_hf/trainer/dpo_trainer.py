@@ -41,6 +41,10 @@ _OBJECTIVES = {
 # No reference model: the paper's loss, and the chosen masks as demonstrations (rejection sampling).
 _REFERENCE_FREE = ("paper", "sft")
 
+_OF_A_PAIR = (
+    "chosen", "rejected", "truth", "has_truth", "ranked", "ranks", "ranked_tokens", "tokens_ranked", "token", "item"
+)  # fmt: skip
+
 
 class SamDPOTrainer(SamTrainer):
     """Tunes SAM on ranked masks, in the manner of DPO.
@@ -141,6 +145,8 @@ class SamDPOTrainer(SamTrainer):
     def prompt_losses(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         args: SamDPOConfig = self.args
         all_logits, scores, valid = self.forward(model, inputs)
+        pairs = inputs["prompt_valid"][:, 0]  # without those that only fill up the last batch of several processes
+        inputs = {**inputs, **{key: inputs[key][pairs] for key in _OF_A_PAIR}}
         logits = self._policy_logits(all_logits, inputs["token"])
         chosen, rejected = inputs["chosen"], inputs["rejected"]
         reference = None

@@ -84,8 +84,17 @@ class SamTrainer(ResumableTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        self._leave_out_repeats(batches[-1])
         prompts = torch.stack([batch["prompt_valid"].sum() for batch in batches]).sum().to(device)
         return batches, self.accelerator.gather(prompts).sum()
+
+    def _leave_out_repeats(self, batch: dict[str, Any]) -> None:
+        """Where an epoch does not divide among the processes, the last batch is filled up with its first samples again."""
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes > 1 and state.end_of_dataloader and state.remainder > 0:
+            size = len(batch["prompt_valid"])
+            first = state.remainder - self.accelerator.process_index * size
+            batch["prompt_valid"][max(first, 0) :] = False
 
     def forward(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (P, 4, S, S), scores (P, 4) and validity (P, S, S) of the P prompts of a batch that are not padding."""
@@ -129,6 +138,7 @@ class SamTrainer(ResumableTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
+        self._leave_out_repeats(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
