@@ -1,9 +1,12 @@
-"""Processes that `accelerate launch` starts on CPUs must know of each other."""
+"""What the command line does for the processes that it is started in, and that it starts."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from visionsam_hf import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a stage sees: `visionsam --help` has run through the command line's set-up before accelerate is asked.
@@ -27,3 +30,13 @@ def test_launched_processes_meet_without_a_gpu(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "process 0 of 2 on cpu" in done.stdout and "process 1 of 2 on cpu" in done.stdout
+
+
+def test_forked_workers_die_of_sigterm():
+    """A pool of workers ends with SIGTERM; our own handler must not stay with them."""
+    with cli._termination_interrupts():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert signal.getsignal(signal.SIGTERM) is cli._stop

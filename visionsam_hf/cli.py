@@ -106,14 +106,26 @@ def _termination_interrupts() -> Iterator[None]:
         yield  # only the main thread may say what a signal does
         return
 
-    def stop(number: int, frame: Any) -> None:
-        raise Interrupted(number)
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise Interrupted(number)
+
+
+def _die_of_sigterm() -> None:
+    """In a forked worker: a pool ends its workers with SIGTERM, and Python's handler could come too late for one that is
+    about to wait for a lock; it would wait, and the pool for it, for ever."""
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_die_of_sigterm)
 
 
 def _dispatch(arguments: list[str]) -> int:
