@@ -27,11 +27,11 @@ from visionsam_hf.stage import is_done  # noqa: E402
 from visionsam_hf.stages.report import ReportSettings, run  # noqa: E402
 
 
-def write_evaluation(directory, data, split, shift):
+def write_evaluation(directory, data, split, shift, model="model"):
     directory.mkdir(parents=True)
     dataset = load_split(data, split, kind="segmentation")
     write_groups(directory / FILE, score_dataset(lambda chunk, limit: predict(chunk, limit, shift=shift), dataset))
-    metrics = {"model": str(shift), "dataset": str(data), "split": split, "prompt": "box"}
+    metrics = {"model": model, "dataset": str(data), "split": split, "prompt": "box"}
     metrics |= summarise(read_columns(directory / FILE))
     (directory / "metrics.json").write_text(json.dumps(metrics))
     return str(directory)
@@ -161,6 +161,23 @@ def test_the_page_needs_nothing_else(inputs, tmp_path):
     assert not re.search(r"#0072b3|#101418|#d3d9e0", page)
 
 
+def test_a_baseline_that_beats_the_models_is_said(inputs, tmp_path):
+    boxes = write_evaluation(tmp_path / "boxes", inputs["dataset"], "heldout", 0, "baseline:fill_box")
+    found, page, _ = make(tmp_path / "out", systems={"SAM": inputs["systems"]["SAM"][:1], "Whole boxes": [boxes]})
+    assert found["systems"]["Whole boxes"]["iou"] == 1
+    assert "Of the models, SAM does best" in page
+    assert "Beware: better than every model here, without having learnt anything: Whole boxes (100.0%)" in page
+
+
+def test_small_thin_and_faint_defects_have_intervals_and_wins(inputs, tmp_path):
+    found, page, _ = make(tmp_path, **inputs)
+    rows = found["systems"]["VisionSAM"]["splits"]["heldout"]["by_appearance"]["size"]
+    assert sum(row["n"] for row in rows) == found["systems"]["VisionSAM"]["n"]
+    assert all(row["difference"]["win"] == row["n"] for row in rows if row["images"] > 1)
+    assert "Numbers by size, thickness and contrast" in page and "Cases by category" in page
+    assert (tmp_path / "cases.png").stat().st_size > 10_000
+
+
 def test_same_inputs_give_the_same_page(inputs, tmp_path):
     assert make(tmp_path / "a", **inputs)[1] == make(tmp_path / "b", **inputs)[1]
 
@@ -224,8 +241,6 @@ def test_a_data_set_of_one_image_has_no_interval(tmp_path):
     found, page, _ = make(tmp_path / "out", systems=systems)
     assert found["systems"]["SAM"]["intervals"]["iou"] is None and found["systems"]["SAM"]["difference"]["iou"] is None
     Page(page)
-
-
 
 
 @pytest.mark.parametrize("chosen, rejected, best", [(0, 2, "Chosen"), (2, 0, "Rejected")])

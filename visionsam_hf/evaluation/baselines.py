@@ -8,12 +8,12 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from visionsam_hf.errors import UserError
+from visionsam_hf.evaluation import BASELINE_PREFIX
 from visionsam_hf.evaluation.per_sample import TOKENS
 
 if TYPE_CHECKING:
     from visionsam_hf.inference import PromptResult
 
-PREFIX = "baseline:"
 _CONTEXT = 0.5  # of the box's sides, looked at around it
 _GRABCUT_ROUNDS = 5
 
@@ -95,9 +95,9 @@ def _box_window(shape: tuple[int, ...], box: tuple[float, float, float, float], 
 
 def find_baseline(name: str, prompt: str) -> str:
     """The baseline that `baseline:NAME` means. Raises `UserError` for an unknown one, or a prompt without a box."""
-    baseline = name.removeprefix(PREFIX)
+    baseline = name.removeprefix(BASELINE_PREFIX)
     if baseline not in BASELINES:
-        raise UserError(f"{name}: no such baseline; use one of {', '.join(PREFIX + known for known in BASELINES)}")
+        raise UserError(f"{name}: no such baseline; use one of {', '.join(BASELINE_PREFIX + known for known in BASELINES)}")
     if prompt != "box":
         raise UserError(f"{name}: needs a box; set prompt to 'box', or evaluate a model with '{prompt}'")
     return baseline

@@ -65,6 +65,7 @@ def _split_entry(systems: Systems, name: str, split: str, *, resamples: int, see
             metric: paired(result, compared, metric, keys, **drawn) for metric in HEADLINE
         }
     return {
+        "model": first["model"],
         "iou": means["iou"],
         "dice": means["dice"],
         "n": len(keys),

@@ -48,7 +48,7 @@ _STYLE = {
     "ytick.major.size": 0,
     "lines.linewidth": 1.6,
 }
-WIDTH = 5.0  # inches: 360 units, about a phone's width
+WIDTH = 4.4  # inches: 317 units, about a phone's width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _share_limits(axes: Axes, low: float, high: float, axis: str = "x") -> None:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
 
 
 def interval_panel(
@@ -274,7 +274,7 @@ def appearance_panel(
         axes.set_ylabel("IoU")
         axes.grid(axis="x", visible=False)
 
-    return draw(title, paint, told=f"mean IoU of {', '.join(labels)}; the numbers are in the table", height=2.9)
+    return draw(title, paint, told=f"mean IoU of {', '.join(labels)}; the numbers are in the table", height=2.9, width=5.0)
 
 
 def size_panel(title: str, series: Sequence[Sequence[Sequence[float]]]) -> Panel:
@@ -296,7 +296,7 @@ def size_panel(title: str, series: Sequence[Sequence[Sequence[float]]]) -> Panel
         axes.set_xlabel("share of the image that the defect takes")
         axes.set_ylabel("IoU")
 
-    return draw(title, paint, told="running mean of IoU from the smallest to the largest defects", height=2.9)
+    return draw(title, paint, told="running mean of IoU from the smallest to the largest defects", height=2.9, width=5.0)
 
 
 def calibration_panel(title: str, bins: Sequence[Mapping[str, float]], style: int) -> Panel:

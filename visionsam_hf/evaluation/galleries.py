@@ -68,7 +68,7 @@ def stage_comparison(
         if image is None or image.shape[:2] != truth.shape:
             continue
         row = PictureRow(
-            f"{rule}: {gains[place]:+.2f} IoU".replace("-", "−"), f"{found[0]['category']}, {found[0]['defect']} ({key[1]})"
+            f"{rule}: {round(gains[place], 2) + 0.0:+.2f} IoU".replace("-", "−"), f"{found[0]['category']}, {found[0]['defect']} ({key[1]})"
         )
         row.cells += _prompt_cells(image, found[0]["box"], truth, found[0])
         best = max(result.values["iou"][key] for result in split_results)

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from visionsam_hf.evaluation import charts, galleries
+from visionsam_hf.evaluation import BASELINE_PREFIX, charts, galleries
 from visionsam_hf.evaluation.cases import TITLES
 from visionsam_hf.evaluation.comparison import HEADLINE, PAPER, STAGES, Systems, headline_split, reference_system, system_entry
 from visionsam_hf.evaluation.plates import plate
@@ -183,10 +183,14 @@ def _pictures(
 def _verdict(report: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
     """What the numbers say, in sentences that follow from them by rule."""
     entries = report["systems"]
-    models = [name for name in shown if not name.lower().startswith(("fill", "otsu", "grabcut"))] or list(shown)
+    learnt_nothing = [
+        name for name in shown if entries[name]["splits"][report["split"]]["model"].startswith(BASELINE_PREFIX)
+    ]
+    models = [name for name in shown if name not in learnt_nothing] or list(shown)
     best = max(models, key=lambda name: entries[name]["iou"])
+    praise = f"{best} does best" if len(models) == len(shown) else f"Of the models, {best} does best"
     sentences = [
-        f"{best} does best: its masks share {entries[best]['iou']:.1%} of their area with the true defect "
+        f"{praise}: its masks share {entries[best]['iou']:.1%} of their area with the true defect "
         f"(IoU, mean over {entries[best]['n']:,} prompts on {entries[best]['images']:,} images)."
     ]
     if "SAM" in shown and best != "SAM":
@@ -201,11 +205,12 @@ def _verdict(report: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
             sentences.append(f"Preferences cost: VisionSAM is below {tuned['reference']} ({gap}).")
         else:
             sentences.append(f"VisionSAM and {tuned['reference']} cannot be told apart on these prompts ({gap}).")
-    boxes = [name for name in shown if name.lower().startswith("fill")]
-    if boxes and entries[boxes[0]]["iou"] > entries[best]["iou"]:
-        sentences.append(
-            f"Beware: filling the box reaches {entries[boxes[0]]['iou']:.1%}; no system here beats that."
-        )
+    better = sorted(
+        (name for name in learnt_nothing if entries[name]["iou"] > entries[best]["iou"]), key=lambda name: -entries[name]["iou"]
+    )
+    if better:
+        reached = " and ".join(f"{name} ({entries[name]['iou']:.1%})" for name in better)
+        sentences.append(f"Beware: better than every model here, without having learnt anything: {reached}.")
     return sentences
 
 
@@ -237,7 +242,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    environment.filters["signed"] = lambda value: "–" if value is None else f"{value:+.3f}".replace("-", "−")
+    environment.filters["signed"] = _signed
     environment.filters["svg"] = markupsafe.Markup
     environment.filters["seconds"] = _seconds
     environment.globals["headline"] = HEADLINE
@@ -253,6 +258,11 @@ def _number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def _signed(value: float | None) -> str:
+    """A difference for a table: always with its sign, and nothing is not negative."""
+    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
 
 
 def _seconds(value: float | None) -> str:

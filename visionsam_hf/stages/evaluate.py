@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from visionsam_hf.config import setting
 from visionsam_hf.errors import UserError
-from visionsam_hf.evaluation import SELECTIONS
+from visionsam_hf.evaluation import BASELINE_PREFIX, SELECTIONS
 from visionsam_hf.stage import is_main_process, stage_run
 
 if TYPE_CHECKING:
     from visionsam_hf.evaluation.evaluator import Predictor
 
 PROMPTS = ("box", "point", "point_pm")
-_BASELINE = "baseline:"
 
 
 @dataclass
@@ -43,7 +42,7 @@ class EvaluateSettings:
     model_input: str = dataclasses.field(default="", init=False, metadata={"input": True})
 
     def __post_init__(self) -> None:
-        self.model_input = "" if self.model_name_or_path.startswith(_BASELINE) else self.model_name_or_path
+        self.model_input = "" if self.model_name_or_path.startswith(BASELINE_PREFIX) else self.model_name_or_path
         for key, known in (("prompt", PROMPTS), ("selection", SELECTIONS)):
             if getattr(self, key) not in known:
                 raise UserError(f"{key}: '{getattr(self, key)}' is not known; use one of {', '.join(known)}")
