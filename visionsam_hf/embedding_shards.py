@@ -21,6 +21,8 @@ from visionsam_hf.errors import UserError
 
 STORED_AS = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
 _BLOCK = 4 * 2**20
+# Linux maps this much around a page that is read.
+_AROUND = 64 * 2**10
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ class MappedShard:
         copied = np.frombuffer(self._map, self._dtype, self._count, offset).copy()
         if hasattr(mmap, "MADV_DONTNEED"):
             # The pages stay in the system's cache; only this process stops counting them as its own.
-            page = offset // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_DONTNEED, page, offset + size - page)
+            first = max(0, offset - _AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
+            last = min(len(self._map), offset + size + _AROUND)
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
         return copied.reshape(self._shape)
 
 
