@@ -116,8 +116,9 @@ def test_without_a_prompt_masks_are_generated_and_it_says_so(inputs, tmp_path, c
     for name in SHAPES:
         scores = [line["score"] for line in found if line["image"] == name]
         assert scores == sorted(scores, reverse=True)
-    predict({**inputs, "image": inputs["image"] + "/a.png"}, tmp_path / "strict", capsys, no_box=True, min_score=1e9)
-    assert lines(tmp_path / "strict") == []
+    strict = {**inputs, "image": inputs["image"] + "/a.png", "output": str(tmp_path / "strict"), "min_score": 1e9}
+    run(build_settings(PredictSettings, strict | {"no_box": True}))
+    assert "lower --min_score" in capsys.readouterr().err and lines(tmp_path / "strict") == []
 
 
 def test_a_photograph_on_its_side_is_turned_upright(inputs, tmp_path, capsys):

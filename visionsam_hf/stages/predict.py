@@ -75,6 +75,8 @@ def run(settings: PredictSettings) -> None:
             answer = _write_one(segmenter, asked[0], categories, directory)
         else:
             answer = _write_many(segmenter, asked, categories, directory)
+    if settings.no_box and not answer["masks"]:
+        print("no mask was sure and stable enough; lower --min_score or --min_stability to see more", file=sys.stderr)
     print(json.dumps(answer | {"output": settings.output}))
 
 
