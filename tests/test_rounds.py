@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import tiny_config, tiny_processor
 
+from visionsam_hf import cli
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import initialise, save_model
 from visionsam_hf.pipeline import read_stages, run_pipeline, stage_settings
@@ -77,6 +78,31 @@ def test_rounds_run_skip_and_tell_their_cost(recipe, capsys):
     run_pipeline(recipe, changes={"dpo-2": {"learning_rate": "2e-3"}})
     printed = capsys.readouterr().out
     assert printed.count("skipped") == 6 and "dpo-2: dpo -> out/dpo-2" in printed
+
+
+def test_rounds_wait_for_people_and_go_on(recipe, capsys):
+    """Each round stops at a store of its own until that is filled, here by simulated annotators in people's place."""
+    (recipe / "annotate.yaml").write_text(
+        "store: out/answers.sqlite\ncandidates: out/candidates\noutput_dir: out/preferences\nkind: oracle\n"
+    )
+    pipeline = (recipe / "pipeline.yaml").read_text()
+    (recipe / "pipeline.yaml").write_text(pipeline.replace("annotate oracle", "annotate export"))
+    for number in (1, 2):
+        with pytest.raises(UserError, match=f"out/answers-{number}.sqlite: no such store"):
+            run_pipeline(recipe)
+        cli.run_stage(
+            "annotate oracle",
+            ["--candidates", f"out/candidates-{number}", "--output_dir", f"out/oracle-{number}", "--annotators", "2"]
+            + ["--store", f"out/answers-{number}.sqlite"],
+        )
+    capsys.readouterr()
+    run_pipeline(recipe)
+    assert "labelling: " in capsys.readouterr().out
+    costs = []
+    for number in (1, 2):
+        record = json.loads(Path(f"out/preferences-{number}/stage.json").read_text())
+        costs.append(record["results"]["label_cost"]["rankings"])
+    assert min(costs) > 0 and Path("out/dpo-2/model.safetensors").is_file()
 
 
 def test_a_stage_in_rounds_is_named_with_or_without_its_number(recipe, monkeypatch):

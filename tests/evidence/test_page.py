@@ -9,15 +9,19 @@ from visionsam_hf.evidence.page import fill, main
 from visionsam_hf.trainer.settings import LOSS_TYPES
 
 GAIN = {"difference": 0.031, "interval": [0.01, 0.052], "by_seed": {"0": 0.031}, "by_fold": {"x": 0.031}}
+ENTRY = {
+    "iou": 0.5, "dice": 0.6, "interval": None, "cost": {"rankings": 9}, "rounds": [{}], "difference": {"SFT-SAM": GAIN},
+}  # fmt: skip
 EVIDENCE = {
     "name": "tiles",
     "recommended": "region + sft",
     "rlhf": "",
     "compare_with": [],
-    "objectives": {"heldout": {"region + sft": {"iou": 0.5, "interval": None, "cost": {"rankings": 9}, "rounds": [{}],
-                                                "difference": {"SFT-SAM": GAIN}}}},
-    "confidence": {}, "budget": {}, "flips": {},
-}  # fmt: skip
+    "objectives": {"heldout": {"region + sft": ENTRY}},
+    "confidence": {},
+    "budget": {},
+    "flips": {},
+}
 PAGE = """before
 <!-- evidence tiles gain region + sft -->
 old

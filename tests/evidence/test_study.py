@@ -10,6 +10,7 @@ from conftest import CATEGORIES, segmentation_rows
 
 from visionsam_hf import cli
 from visionsam_hf.data import write_splits
+from visionsam_hf.embeddings import EmbeddingCache
 from visionsam_hf.schema import segmentation_features
 
 OBJECTIVES = {
@@ -41,7 +42,23 @@ def config(tmp_path, model_dir):
     return path
 
 
-def test_a_study_goes_on_where_it_stopped(config, tmp_path, capsys):
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many images each call of `EmbeddingCache.add` has encoded."""
+    counted = []
+    add = EmbeddingCache.add
+
+    def counting(self, *args, **kwargs):
+        before = len(self)
+        keys = add(self, *args, **kwargs)
+        counted.append(len(self) - before)
+        return keys
+
+    monkeypatch.setattr(EmbeddingCache, "add", counting)
+    return counted
+
+
+def test_a_study_goes_on_where_it_stopped(config, tmp_path, capsys, encoded):
     assert cli.main(["evidence", str(config)]) == 0
     printed = capsys.readouterr().out
     assert "16 systems in 4 cells, 1 folds; 19 results to make" in printed
@@ -58,6 +75,8 @@ def test_a_study_goes_on_where_it_stopped(config, tmp_path, capsys):
     assert evidence["objectives"]["heldout"]["confidence"]["iou"] == entry["iou"]
     assert [point["masks"] for point in evidence["budget"]["test"]["region"]] == [2, 3]
     assert [point["rate"] for point in evidence["flips"]["test"]["region"]] == [0.0, 0.3]
+    # Every image is encoded once, before the first run.
+    assert encoded[:3] == [9, 2, 2] and len(encoded) > 20 and not any(encoded[3:])
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"gains.png", "rounds.png", "budget.png", "flips.png", "calibration.png", "tables.md", "stage.json"} <= names
     assert not list((tmp_path / "cache" / "reference").iterdir())
@@ -95,21 +114,3 @@ def test_mistakes_get_one_line(config, capsys, key, value, message):
     assert cli.main(["evidence", str(config)]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]  # progress bars stand above it
     assert last.startswith("visionsam: ") and message in last
-
-
-def test_the_cache_serves_every_run(config, tmp_path, monkeypatch):
-    """Training and measuring never run the encoder: the images are encoded once, before the first run."""
-    from visionsam_hf.embeddings import EmbeddingCache
-
-    counted = []
-    add = EmbeddingCache.add
-
-    def counting(self, rows, **kwargs):
-        before = len(self)
-        keys = add(self, rows, **kwargs)
-        counted.append(len(self) - before)
-        return keys
-
-    monkeypatch.setattr(EmbeddingCache, "add", counting)
-    assert cli.main(["evidence", str(config), "--seeds", "[0]", "--label_budgets", "[]", "--flip_rates", "[]"]) == 0
-    assert sum(counted) == 15 and not any(counted[3:])

@@ -24,8 +24,8 @@ from visionsam_hf.stage import fingerprint
 if TYPE_CHECKING:
     from visionsam_hf.stages.evidence import EvidenceSettings
 
-# What one process takes at a time: a fold's untrained systems, or a cell with the systems that it still lacks.
-Task = tuple[str, Cell | None, tuple[str, ...]]
+# What one process takes at a time: a cell with the systems that it still lacks, or the untrained systems of all folds.
+Task = tuple[Cell | None, tuple[str, ...]]
 
 
 class Study:
@@ -69,12 +69,11 @@ class Study:
     def missing(self) -> list[Task]:
         """What is still to be done."""
         cells, folds = self.files()
-        tasks: list[Task] = []
-        for fold, paths in folds.items():
-            tasks.append((fold, None, tuple(name for name, path in paths.items() if not path.is_file())))
+        untrained = tuple(name for name in UNTRAINED if not all(paths[name].is_file() for paths in folds.values()))
+        tasks: list[Task] = [(None, untrained)]
         for cell, paths in cells.items():
-            tasks.append((cell.fold, cell, tuple(name for name, path in paths.items() if not path.is_file())))
-        return [task for task in tasks if task[2]]
+            tasks.append((cell, tuple(name for name, path in paths.items() if not path.is_file())))
+        return [task for task in tasks if task[1]]
 
     def run(self, say: Callable[[str], None]) -> float:
         """Do what is missing; returns the seconds it took. `say` is told of every task that is done."""
@@ -83,8 +82,8 @@ class Study:
         if tasks:
             self._encode()
         for number, (task, seconds) in enumerate(self._done(tasks), 1):
-            fold, cell, systems = task
-            place = fold if cell is None else f"{fold}, seed {cell.seed}, {cell.masks} masks"
+            cell, systems = task
+            place = "untrained" if cell is None else f"{cell.fold}, seed {cell.seed}, {cell.masks} masks"
             if cell is not None and cell.flip_rate:
                 place += f", {cell.flip_rate:.0%} flipped"
             say(f"[{number}/{len(tasks)}] {place}: {', '.join(systems)}: {seconds:.0f} s")
@@ -105,15 +104,19 @@ class Study:
 
     def work(self, task: Task) -> float:
         """Do one task and write its results, each as soon as it is there; returns the seconds it took."""
-        name, cell, systems = task
+        cell, systems = task
         settings = self.settings
         started = time.perf_counter()
-        fold = self._fold(name)
         model, processor, cache = self._model()
         if cell is None:
-            for system in systems:
-                write_result(self.path(system, name), [_untrained(system, fold, model, processor, cache)])
+            known: dict[tuple, float] = {}
+            for name in settings.folds:
+                fold = self._fold(name)
+                for system in systems:
+                    if not self.path(system, name).is_file():
+                        write_result(self.path(system, name), [_untrained(system, fold, model, processor, cache, known)])
             return time.perf_counter() - started
+        fold = self._fold(cell.fold)
         with tempfile.TemporaryDirectory() as scratch:
             work = CellWork(
                 cell,
@@ -129,7 +132,7 @@ class Study:
                 scratch=Path(scratch),
             )
             for system in systems:
-                write_result(self.path(system, name, cell), work.run(system))
+                write_result(self.path(system, cell.fold, cell), work.run(system))
             work.close()
         return time.perf_counter() - started
 
@@ -156,7 +159,12 @@ class Study:
 
 
 def _untrained(
-    system: str, fold: Fold, model: SamModel, processor: SamProcessor, cache: EmbeddingCache
+    system: str,
+    fold: Fold,
+    model: SamModel,
+    processor: SamProcessor,
+    cache: EmbeddingCache,
+    known: dict[tuple, float],
 ) -> dict[str, Any]:
     started = time.perf_counter()
     splits = {}
@@ -164,7 +172,7 @@ def _untrained(
         if system == SAM:
             splits[split] = score_model(model, processor, rows, cache).as_json()
         else:
-            splits[split] = score_baseline(UNTRAINED[system], rows).as_json()
+            splits[split] = score_baseline(UNTRAINED[system], rows, known).as_json()
     cost = {"images": 0, "masks": 0, "rankings": 0}
     return {"cost": cost, "splits": splits, "seconds": round(time.perf_counter() - started, 2)}
 

@@ -29,19 +29,19 @@ def all_tables(evidence: Mapping[str, Any]) -> dict[str, str]:
 
 
 def systems_table(evidence: Mapping[str, Any]) -> str:
-    """The paper's four systems and the two that need no model, every split beside the other."""
+    """The paper's four systems and the two that need no model, on every split."""
     called = {SAM: SAM, SFT: SFT, "VisionSAM": evidence["recommended"], "RLHF-SAM": evidence["rlhf"]}
     called |= {name: name for name in UNTRAINED if name != SAM}
-    splits = evidence["objectives"]
-    rows = []
-    for title, name in called.items():
-        if name and all(name in splits[split] for split in splits):
-            shown = title if title == name else f"{title} ({name})"
-            cells = [_mean(splits[split][name]) for split in splits]
-            rows.append([shown, *cells, *(gain_words(splits[split][name]["difference"].get(SFT)) for split in splits)])
-    header = ["system", *(f"IoU, {SPLITS.get(split, split)}" for split in splits)]
-    header += [f"against SFT-SAM, {SPLITS.get(split, split)}" for split in splits]
-    return _table(header, rows)
+    parts = []
+    for split, systems in evidence["objectives"].items():
+        rows = [
+            [title if title == name else f"{title} ({name})", _mean(systems[name]), _number(systems[name]["dice"])]
+            + [gain_words(systems[name]["difference"].get(other)) for other in (SAM, SFT)]
+            for title, name in called.items()
+            if name in systems
+        ]
+        parts.append(_table([SPLITS.get(split, split), "IoU", "Dice", "against SAM", "against SFT-SAM"], rows))
+    return "\n\n".join(parts)
 
 
 def objectives_table(evidence: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def run(settings: EvidenceSettings) -> None:
             flip_annotators=settings.flip_annotators,
         )
         study = Study(settings, objectives, cells)
-        missing, total = sum(len(task[2]) for task in study.missing()), sum(map(len, cells.values()))
+        missing, total = sum(len(systems) for _, systems in study.missing()), sum(map(len, cells.values()))
         say = functools.partial(print, flush=True)
         say(f"{total} systems in {len(cells)} cells, {len(settings.folds)} folds; {missing} results to make")
         seconds = study.run(say)
