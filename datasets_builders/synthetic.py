@@ -23,7 +23,8 @@ SHAPES = "shapes"
 FOREGROUNDS = ("estimate", "margin")
 _WORLD = Path(__file__).parent / "world"
 # What a seed is derived for.
-_CONTENT, _PAINT, _ORDER = range(3)
+_CONTENT, _PAINT, _ORDER, _PARTS = range(4)
+_FEW_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class SyntheticConfig(PlannedConfig):
         images: how many per split.
         categories: the products to render (default: all 14); with `background_dir`, the folders to use.
         heldout_categories: those that `heldout` shows, and no other split.
-        target: "defects", or "objects": the product and its parts, for a base model.
+        target: "defects"; "objects": the product and its parts, for a base model; or "both": four of those, drawn at
+            random, and the defects.
         shapes_share: share of train images with generic shapes instead of a product (target "objects" only).
         good_share: share of images without a defect.
         background_dir: paint on the good photographs in this folder instead of rendering.
@@ -77,8 +79,8 @@ class SyntheticConfig(PlannedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target not in ("defects", "objects"):
-            raise UserError(f"target: {self.target!r} is not a choice; choose defects or objects")
+        if self.target not in ("defects", "objects", "both"):
+            raise UserError(f"target: {self.target!r} is not a choice; choose defects, objects or both")
         for split in self.images:
             if split not in SPLITS:
                 raise UserError(f"images: unknown split '{split}'; the splits are {', '.join(SPLITS)}")
@@ -87,8 +89,8 @@ class SyntheticConfig(PlannedConfig):
         for name in ("shapes_share", "good_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}: {getattr(self, name)} is not a share; use a number from 0 to 1")
-        if self.shapes_share and self.target != "objects":
-            raise UserError("shapes_share: generic shapes have no defects; set target to objects, or shapes_share to 0")
+        if self.shapes_share and self.target == "defects":
+            raise UserError("shapes_share: generic shapes have no defects; set target to objects or both, or shapes_share to 0")
         if self.background_dir and self.target != "defects":
             raise UserError("background_dir: photographs have no object masks; set target to defects")
         if self.images.get("heldout") and not self.heldout_categories:
@@ -221,7 +223,7 @@ class Synthetic(PlannedBuilder):
         else:
             scene = self._scene(record, wants_defect)
             pixels, defective, source = scene.image, bool(scene.defects), "synthetic"
-            regions = scene.objects if self.config.target == "objects" else scene.defects
+            regions = self._targets(record, scene)
         masks = [region.mask for region in regions]
         row = {
             "image": {"bytes": _png(pixels), "path": f"{record.index:06d}.png"},
@@ -233,6 +235,15 @@ class Synthetic(PlannedBuilder):
             "objects": [object_row(region.mask, region.kind) for region in regions],
         }
         return row, remarks
+
+    def _targets(self, record: Sample, scene: Any) -> tuple[Any, ...]:
+        if self.config.target == "defects":
+            return scene.defects
+        if self.config.target == "objects":
+            return scene.objects
+        # All of a scene's dozen parts would leave its one or two defects a tenth of the prompts.
+        order = self._rng(_PARTS, record.split, record.index).permutation(len(scene.objects))[:_FEW_PARTS]
+        return (*(scene.objects[index] for index in sorted(order)), *scene.defects)
 
     def _scene(self, record: Sample, defective: bool) -> Any:
         from datasets_builders.world.scene import render_product, render_shapes

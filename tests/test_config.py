@@ -62,3 +62,13 @@ def test_inputs_and_plain_values():
     made = Example("d", others={"x": ["e", "f"]}, hub_token="hf_secret")
     assert input_paths(made) == ["d", "e", "f"]
     assert "hf_secret" not in str(as_plain(made))
+
+
+def test_no_password_is_ever_written():
+    @dataclass
+    class Settings:
+        store: str = "postgresql+psycopg://ada:s3cret@host/db"
+        hub: str = "https://example.org/a:b@c"
+
+    written = as_plain(Settings())
+    assert written == {"store": "postgresql+psycopg://ada:***@host/db", "hub": "https://example.org/a:b@c"}

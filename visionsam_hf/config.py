@@ -6,6 +6,7 @@ A settings dataclass declares its fields with `setting`, so that `--help`, the c
 import dataclasses
 import difflib
 import functools
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -15,6 +16,7 @@ from visionsam_hf.errors import UserError
 
 Settings = TypeVar("Settings")
 _SECRET = ("hub_token",)
+_PASSWORD = re.compile(r"(\w+://[^:/@\s]*):[^@/\s]+@")  # of a database, in its URL
 
 
 def setting(default: Any, help: str, *, required: bool = False, input: bool = False) -> Any:
@@ -149,7 +151,7 @@ def as_plain(settings: Any) -> dict[str, Any]:
             return [plain(item) for item in value]
         if value is None or isinstance(value, (bool, int, float)):
             return value
-        return str(getattr(value, "value", value))
+        return _PASSWORD.sub(r"\1:***@", str(getattr(value, "value", value)))
 
     # Nothing secret is ever written.
     shown = (field for field in dataclasses.fields(settings) if field.init and field.name not in _SECRET)

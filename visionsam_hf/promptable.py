@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel, SamImageProcessorPil
 from transformers.image_processing_base import ImageProcessingMixin
 
+from visionsam_hf.adapters import find_adapter
 from visionsam_hf.embeddings import decode_image
 from visionsam_hf.errors import UserError
 from visionsam_hf.geometry import logits_to_original, to_square
@@ -67,6 +68,8 @@ def model_family(name_or_path: str) -> str:
     Raises:
         UserError: no such model, or one that takes no prompts.
     """
+    if find_adapter(name_or_path) is not None:
+        return "sam"  # whose base is one, or it cannot have been trained here
     path = resolve_model(name_or_path)
     if looks_local(path) and not (Path(path) / "config.json").is_file():
         raise UserError(f"{name_or_path}: has no config.json; give a model directory, a Hub id, or visionsam-tiny")

@@ -26,7 +26,10 @@ _STARTED_AS = "started_as.json"  # in an unfinished directory only
 PACKAGED_MODEL = "visionsam-tiny"
 _VERSIONED = ("visionsam_hf", "torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub", "evaluate", "numpy")
 # Where an output goes, and on how many processes it is made, is not part of what it is.
-_NOT_COMPARED = ("output_dir", "logging_dir", "run_name", "project", "num_proc", "dataloader_num_workers", "disable_tqdm")
+_NOT_COMPARED = (
+    *("output_dir", "logging_dir", "run_name", "project", "num_proc", "dataloader_num_workers", "disable_tqdm"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"),
+)
 
 
 @dataclasses.dataclass

@@ -49,6 +49,17 @@ def test_objects_and_shapes(tmp_path):
     assert product["objects"][0]["defect"] == shown[list(data["train"]["image_id"]).index(product["image_id"])]
 
 
+def test_parts_and_defects_together(tmp_path):
+    settings = {"image_size": 64, "images": {"train": 8}, "categories": ["pcb_1", "console"], "seed": 2}
+    both, parts, defects = (build(tmp_path / t, target=t, **settings)["train"] for t in ("both", "objects", "defects"))
+    for row, whole, flawed in zip(both, parts, defects, strict=True):
+        marked = [item["rle"]["counts"] for item in row["objects"]]
+        found = [item["rle"]["counts"] for item in flawed["objects"]]
+        assert marked[len(marked) - len(found) :] == found
+        drawn = marked[: len(marked) - len(found)]
+        assert len(drawn) == min(4, len(whole["objects"])) and set(drawn) <= {i["rle"]["counts"] for i in whole["objects"]}
+
+
 def test_rows_do_not_depend_on_processes_or_on_streaming(tmp_path):
     settings = {"image_size": 64, "images": {"train": 6}, "categories": ["groove", "wood"], "seed": 5}
     one = build(tmp_path / "1", **settings)["train"]

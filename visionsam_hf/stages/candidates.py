@@ -17,7 +17,7 @@ class CandidatesSettings:
     )
     max_prompts: int | None = setting(None, "stop after so many prompts a split (default: all)")
     embeddings: str | None = setting(None, "directory of the embedding cache")
-    embedding_dtype: str = setting("float16", "dtype of the cache: float16 or float32")
+    embedding_dtype: str = setting("float16", "dtype of the cache: float16, bfloat16 or float32")
     output_dir: str = setting("", "directory of the candidate set", required=True)
     seed: int = setting(0, "seed of jitter and dropout")
 

@@ -77,6 +77,9 @@ class SamTrainer(ResumableTrainer):
         super()._save(output_dir, state_dict)
         self.processor.save_pretrained(output_dir or self.args.output_dir)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes none: Trainer's own knows neither data nor licences. The stages and `visionsam push` write the card."""
+
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
