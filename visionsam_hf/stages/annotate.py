@@ -7,6 +7,7 @@ from typing import Any
 from visionsam_hf.config import setting
 from visionsam_hf.errors import UserError
 from visionsam_hf.stage import stage_run
+from visionsam_hf.stages.annotate_copies import CopySettings, require_extra, run_backup, run_dump, run_restore
 
 
 @dataclasses.dataclass
@@ -94,7 +95,7 @@ def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any)
 
 
 def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> None:
-    _require_extra()
+    require_extra()
     from visionsam_hf.annotation.intake import take_in
     from visionsam_hf.annotation.simulation import rank_in_store
     from visionsam_hf.annotation.store import Store
@@ -162,7 +163,7 @@ class ServeSettings:
 
 def run_serve(settings: ServeSettings) -> None:
     """Serve the page until interrupted; everything acknowledged is in the store."""
-    _require_extra()
+    require_extra()
     import uvicorn
 
     from visionsam_hf.annotation.intake import take_in
@@ -250,7 +251,7 @@ class ExportSettings:
 
 def run_export(settings: ExportSettings) -> None:
     """Write the preference data set with its card, the agreement page, and the lassoed mistakes."""
-    _require_extra()
+    require_extra()
     from visionsam_hf.annotation.answers import load_answers
     from visionsam_hf.annotation.card import human_card
     from visionsam_hf.annotation.export import Exporter
@@ -294,7 +295,7 @@ class UsersSettings:
 
 def run_users(settings: UsersSettings) -> None:
     """Add an annotator and print the token, once; list them; or shut one out."""
-    _require_extra()
+    require_extra()
     import time
 
     from visionsam_hf.annotation.tables import open_engine
@@ -311,46 +312,9 @@ def run_users(settings: UsersSettings) -> None:
             print(f"{user['name']}\t{user['kind']}\t{since}\t{'revoked' if user['revoked'] else 'active'}")
 
 
-@dataclasses.dataclass
-class CopySettings:
-    """A store and a file."""
-
-    store: str = setting("", "the annotation store: a SQLite file or a URL", required=True)
-    file: str = setting("", "the file to write (backup, dump) or to read (restore)", required=True)
-
-
-def run_backup(settings: CopySettings) -> None:
-    """Copy a SQLite store, also while it is in use."""
-    _copy(settings, "backup")
-
-
-def run_dump(settings: CopySettings) -> None:
-    """Write a store as JSON lines."""
-    _copy(settings, "dump")
-
-
-def run_restore(settings: CopySettings) -> None:
-    """Fill a new store from a dump."""
-    _copy(settings, "restore")
-
-
-def _copy(settings: CopySettings, verb: str) -> None:
-    _require_extra()
-    from pathlib import Path
-
-    from visionsam_hf.annotation import archive
-    from visionsam_hf.annotation.tables import open_engine
-
-    if verb == "restore" and not Path(settings.file).is_file():
-        raise UserError(f"{settings.file}: no such file; give one that 'visionsam annotate dump' wrote")
-    engine = open_engine(settings.store, create=verb == "restore")
-    count = getattr(archive, verb)(engine, Path(settings.file))
-    print(settings.file if count is None else f"{count} rows")
-
-
 def _statistics(settings: StatsSettings | ExportSettings) -> tuple[dict[str, Any], str]:
     """The figures of a store, and the page about them."""
-    _require_extra()
+    require_extra()
     import datetime
 
     from visionsam_hf.annotation.agreement_page import render
@@ -393,15 +357,6 @@ def _without_password(store: str) -> str:
     import re
 
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", store)
-
-
-def _require_extra() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import sqlalchemy  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"annotate: needs the package '{error.name}'; run: pip install 'visionsam_hf[annotate]'") from None
 
 
 VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
