@@ -1,4 +1,4 @@
-# make quickstart · make test · make bench: each sets up .venv itself when it is missing or out of date.
+# make quickstart · test · bench · soak · fuzz · lint · coverage: each sets up .venv itself when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
 # Extras that a target needs; `make test` installs them all.
@@ -6,7 +6,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # The pinned releases need Python 3.11; on 3.10 pip takes the newest that fit setup.cfg's ranges.
 CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
 
-.PHONY: quickstart test bench setup clean
+.PHONY: quickstart test bench soak fuzz lint coverage setup clean
 
 quickstart: .venv/.installed
 	$(BIN)/visionsam quickstart
@@ -20,6 +20,26 @@ bench: .venv/.installed
 		$(BIN)/python benchmarks/$$script.py --short --repeats 3 >> outputs/bench.jsonl || exit 1; done
 	@cat outputs/bench.jsonl && $(BIN)/python benchmarks/table.py outputs/bench.jsonl
 
+# The long forms of the reliability tests; what they count goes into docs/reliability.md.
+COUNTS := outputs/reliability
+
+soak: .venv/.installed-test
+	VISIONSAM_SOAK=1 VISIONSAM_COUNTS=$(COUNTS) $(BIN)/python -m pytest tests/reliability --ignore tests/reliability/test_fuzz.py
+	$(BIN)/python tests/reliability/render.py $(COUNTS) docs/reliability.md
+
+fuzz: .venv/.installed-test
+	VISIONSAM_FUZZ=1 VISIONSAM_COUNTS=$(COUNTS) $(BIN)/python -m pytest tests/reliability/test_fuzz.py
+	$(BIN)/python tests/reliability/render.py $(COUNTS) docs/reliability.md
+
+lint: .venv/.installed-lint
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	@$(BIN)/pip-audit --skip-editable --progress-spinner off || \
+		{ $(BIN)/pip-audit --version >/dev/null && echo "pip-audit: see above; without a network it cannot ask for known weaknesses"; }
+
+coverage: .venv/.installed-lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term --cov-report html:outputs/coverage
+
 setup: .venv/.installed
 
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
@@ -32,6 +52,11 @@ setup: .venv/.installed
 .venv/.installed-test: .venv/.installed
 	@echo "adding what the tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,annotate]" $(CONSTRAINTS)
+	@touch $@
+
+.venv/.installed-lint: .venv/.installed-test
+	@echo "adding the checkers"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[lint]" $(CONSTRAINTS)
 	@touch $@
 
 clean:

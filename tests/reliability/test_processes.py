@@ -93,7 +93,7 @@ def test_two_machines_give_the_numbers_of_one(project, one, tmp_path):
     port, out = free_port(), tmp_path / "two"
     nodes = [
         launch(
-            "--num_machines", 2, "--num_processes", 2, "--machine_rank", rank, "--main_process_ip", "127.0.0.1",
+            "--mixed_precision", "no", "--num_machines", 2, "--num_processes", 2, "--machine_rank", rank, "--main_process_ip", "127.0.0.1",
             "--main_process_port", port, "-m", "tests.reliability.two_processes", project.root, out, 4,
             config="multi_node.yaml", ACCELERATE_USE_CPU="true",
         )  # fmt: skip
