@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from visionsam_hf.evaluation.figures import INK, LINE, MUTED, series_style
-from visionsam_hf.evidence.plan import SFT
+from visionsam_hf.evidence.plan import SFT, UNTRAINED
 from visionsam_hf.evidence.tables import SPLITS
 
 STYLE = {
@@ -61,7 +61,8 @@ def gains_figure(evidence: Mapping[str, Any]) -> Figure | None:
     """Each objective's gain over SFT-SAM with its interval and its seeds, a panel a split."""
     splits = evidence["objectives"]
     first = next(iter(splits.values()))
-    names = [name for name, entry in first.items() if entry["difference"].get(SFT)]
+    # What needs no model is in the tables; its distance would squeeze the objectives'.
+    names = [name for name, entry in first.items() if entry["difference"].get(SFT) and not UNTRAINED.get(name)]
     if not names:
         return None
     figure, panels = _panels(splits, height=0.9 + 0.36 * len(names), sharey=True)
