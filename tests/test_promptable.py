@@ -67,7 +67,10 @@ def test_sam_hq_equals_its_own_processor(models):
     model, processor = SamHQModel.from_pretrained(models["sam_hq"]), SamHQProcessor.from_pretrained(models["sam_hq"])
     promptable = load_promptable(models["sam_hq"])
     encoded = promptable.encode(image)
-    for prompt, given in (("box", {"input_boxes": [boxes]}), ("point_pm", {"input_points": [points], "input_labels": [[[1, 0]]]})):
+    for prompt, given in (
+        ("box", {"input_boxes": [boxes]}),
+        ("point_pm", {"input_points": [points], "input_labels": [[[1, 0]]]}),
+    ):
         inputs = processor(image, **given, return_tensors="pt")
         inputs = {name: value.float() if value.is_floating_point() else value for name, value in inputs.items()}
         masks, scores = promptable.answer(
@@ -88,9 +91,8 @@ def test_a_stretched_square_by_hand(models, family):
     """A 32 x 128 image: x is halved, y doubled, and the masks stretch back."""
     pixels = np.random.default_rng(1).integers(0, 255, (32, 128, 3), np.uint8)
     promptable = load_promptable(models[family])
-    masks, scores = promptable.answer(
-        promptable.encode(Image.fromarray(pixels)), np.array([[16.0, 4.0, 96.0, 30.0]]), np.zeros((1, 2, 2)), (32, 128), "box"
-    )
+    encoded, boxes = promptable.encode(Image.fromarray(pixels)), np.array([[16.0, 4.0, 96.0, 30.0]])
+    masks, scores = promptable.answer(encoded, boxes, np.zeros((1, 2, 2)), (32, 128), "box")
     small = torch.from_numpy(np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) / 255)
     normal = (small.float() - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():

@@ -68,7 +68,9 @@ def iterate_predictions(
         One `PromptResult` an object.
     """
 
-    def answer(embedding: torch.Tensor, boxes: np.ndarray, truths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def answer(
+        embedding: torch.Tensor, boxes: np.ndarray, truths: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
         logits, scores = predict_prompts(model, embedding, boxes, truths, prompt)
         full = logits_to_original(logits, truths[0].shape, image_side(model)) > 0
         return full.cpu().numpy(), scores.float().cpu().numpy()

@@ -58,7 +58,8 @@ def generate_masks(
         asked = points[start : start + _BATCH]
         both = np.zeros((len(asked), 2, 2), np.float32)
         both[:, 0] = asked
-        logits, scores = predict_at(model, embedding, np.zeros((len(asked), 4), np.float32), both, original_size, "point")
+        no_boxes = np.zeros((len(asked), 4), np.float32)
+        logits, scores = predict_at(model, embedding, no_boxes, both, original_size, "point")
         # Token 0 is for prompts that leave no doubt; a point on a grid does.
         logits = logits[:, 1:].float().cpu().masked_fill(~valid, -torch.inf)
         scores = scores[:, 1:].float().cpu()
@@ -85,7 +86,7 @@ def grid_points(original_size: Sequence[int], per_side: int) -> np.ndarray:
 
 
 def stability(logits: torch.Tensor) -> torch.Tensor:
-    """(...) IoU of the masks (..., h, w) above +1 and above −1: near 1 where the edge is sharp, 0 where nothing is marked."""
+    """(...) IoU of the masks (..., h, w) above +1 and above −1: near 1 where the edge is sharp, 0 without a mask."""
     inner = (logits > _STABILITY_OFFSET).sum((-2, -1))
     outer = (logits > -_STABILITY_OFFSET).sum((-2, -1))
     return inner / outer.clamp(min=1)

@@ -32,9 +32,8 @@ class Prompt:
         if self.box:
             x1, y1, x2, y2 = self.box
             if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-                raise UserError(
-                    f"{where}: {list(self.box)} is not a box inside the {width} x {height} image; give X1 < X2 and Y1 < Y2"
-                )
+                wrong = f"{list(self.box)} is not a box inside the {width} x {height} image"
+                raise UserError(f"{where}: {wrong}; give X1 < X2 and Y1 < Y2")
         elif self.point and not (0 <= self.point[0] < width and 0 <= self.point[1] < height):
             raise UserError(f"{where}: {list(self.point)} is outside the {width} x {height} image")
 
@@ -73,8 +72,8 @@ def read_prompts(file: Path, folder: Path) -> tuple[list[Asked], dict[str, int]]
     """The prompts in a file, by photograph in the order of their first mention.
 
     Args:
-        file: `.jsonl`, with a line each such as {"image": "a.png", "box": [10, 20, 60, 80], "category": "scratch"} or with
-            "point": [x, y]; or `.json` in COCO's format, whose boxes are the prompts.
+        file: `.jsonl`, with a line each such as {"image": "a.png", "box": [10, 20, 60, 80], "category": "scratch"}, or
+            with "point": [x, y]; or `.json` in COCO's format, whose boxes are the prompts.
         folder: that image names are relative to.
 
     Returns:
@@ -86,7 +85,7 @@ def read_prompts(file: Path, folder: Path) -> tuple[list[Asked], dict[str, int]]
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a list of prompts (.jsonl) or a COCO file (.json)")
     if not folder.is_dir():
-        raise UserError(f"{folder}: is not a folder; with --prompts give the folder that the image names are relative to")
+        raise UserError(f"{folder}: is not a folder; --prompts needs the folder that image names are relative to")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -149,7 +148,8 @@ def _read_coco(file: Path, text: str, folder: Path) -> tuple[list[Asked], dict[s
             prompt = Prompt((x, y, x + width, y + height), (), names[int(entry["category_id"])])
             asked[int(entry["image_id"])].prompts.append((prompt, where))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is no COCO file with boxes ({type(error).__name__}: {error}); mend or export it again") from None
+        found = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: is no COCO file with boxes ({found}); mend or export it again") from None
     found = [entry for entry in asked.values() if entry.prompts]
     for entry in found:
         entry.path = _photograph(folder, entry.name, str(file))
@@ -174,7 +174,7 @@ def checked(asked: list[Asked]) -> Iterator[Asked]:
             with Image.open(entry.path) as image:
                 width, height = image.size
                 turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{entry.path}: is not an image ({error}); replace or remove it") from None
         for prompt, where in entry.prompts:
             prompt.check((height, width) if turned else (width, height), where)

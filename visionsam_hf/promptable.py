@@ -79,7 +79,8 @@ def model_family(name_or_path: str) -> str:
         raise UserError(f"{name_or_path}: its config cannot be read ({_first_line(error)}); check the name") from None
     family = values.get("model_type")
     if family != "sam" and family not in ADAPTERS:
-        raise UserError(f"{name_or_path}: is a '{family}' model; give one that takes prompts: sam, {', '.join(ADAPTERS)}")
+        known = ", ".join(["sam", *ADAPTERS])
+        raise UserError(f"{name_or_path}: is a '{family}' model; give one that takes prompts: {known}")
     return family
 
 
@@ -108,7 +109,8 @@ def load_promptable(name_or_path: str) -> "Promptable":
         # safetensors' own error class derives from Exception alone.
         if type(error).__name__ != "SafetensorError":
             raise
-        raise UserError(f"{name_or_path}: its weights are damaged ({_first_line(error)}); copy the model again") from None
+        told = _first_line(error)
+        raise UserError(f"{name_or_path}: its weights are damaged ({told}); copy the model again") from None
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path)
     except (OSError, ValueError) as error:
@@ -219,7 +221,9 @@ def iterate_promptable(
             if row["objects"]:
                 yield index, row, promptable.encode(decode_image(row["image"]))
 
-    def answer(encoded: dict[str, Any], boxes: np.ndarray, truths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def answer(
+        encoded: dict[str, Any], boxes: np.ndarray, truths: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
         points = prompt_points(boxes, truths, prompt)
         return promptable.answer(encoded, boxes, points, truths[0].shape, prompt)
 

@@ -70,9 +70,8 @@ def _sam_hq():
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, output_channels=16, num_pos_feats=8,
         image_size=SIDE, patch_size=16, window_size=2, global_attn_indexes=[1], initializer_range=0.2,
     )  # fmt: skip
-    return SamHQModel(
-        SamHQConfig(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER | {"vit_dim": 16})
-    )
+    decoder = _DECODER | {"vit_dim": 16}
+    return SamHQModel(SamHQConfig(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=decoder))
 
 
 def _sam2():
@@ -87,16 +86,14 @@ def _sam2_video():
         memory_encoder_output_channels=16, mask_downsampler_embed_dim=16, memory_fuser_embed_dim=16,
         memory_fuser_intermediate_dim=16, memory_attention_rope_feat_sizes=[4, 4],
     )  # fmt: skip
-    return Sam2VideoModel(
-        Sam2VideoConfig(
-            vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER, image_size=SIDE, **memory
-        )
-    )
+    parts = dict(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER)
+    return Sam2VideoModel(Sam2VideoConfig(**parts, image_size=SIDE, **memory))
 
 
 def _edgetam():
     vision = dict(model_type="edgetam_vision_model", backbone_config={"model_type": "tiny_pyramid"}, **_PYRAMID)
-    return EdgeTamModel(EdgeTamConfig(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER))
+    parts = dict(vision_config=vision, prompt_encoder_config=_PROMPTS, mask_decoder_config=_DECODER)
+    return EdgeTamModel(EdgeTamConfig(**parts))
 
 
 MODELS = {"sam_hq": _sam_hq, "sam2": _sam2, "sam2_video": _sam2_video, "edgetam": _edgetam}

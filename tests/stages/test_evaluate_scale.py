@@ -27,8 +27,8 @@ def test_three_processes_give_the_numbers_of_one(tmp_path):
     run(build_settings(EvaluateSettings, {**values, "output_dir": str(tmp_path / "one")}))
     options = [word for key, value in values.items() for word in (f"--{key}", str(value))]
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "accelerate_configs" / "multi_cpu.yaml",
-         "--num_processes", "3", "-m", "visionsam_hf", "evaluate", *options, "--output_dir", tmp_path / "three"],
+        [sys.executable, "-m", "accelerate.commands.launch",
+         "--config_file", ROOT / "accelerate_configs" / "multi_cpu.yaml", "--num_processes", "3", "-m", "visionsam_hf", "evaluate", *options, "--output_dir", tmp_path / "three"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -36,7 +36,8 @@ def test_three_processes_give_the_numbers_of_one(tmp_path):
     assert three == one and one["n"] > 40
     tables = [pq.read_table(tmp_path / name / "per_sample.parquet") for name in ("one", "three")]
     assert tables[0].equals(tables[1])
-    assert sorted(path.name for path in (tmp_path / "three").iterdir()) == ["metrics.json", "per_sample.parquet", "stage.json"]
+    written = sorted(path.name for path in (tmp_path / "three").iterdir())
+    assert written == ["metrics.json", "per_sample.parquet", "stage.json"]
 
 
 @pytest.mark.skipif(not os.environ.get("VISIONSAM_STRESS"), reason="takes minutes; set VISIONSAM_STRESS=1")
@@ -48,8 +49,8 @@ def test_memory_does_not_grow_with_the_prompts(tmp_path, streaming):
     peak = {}
     for prompts in (100, 2000):
         done = subprocess.run(
-            [sys.executable, "-m", "visionsam_hf", "evaluate", "--model_name_or_path", tmp_path / "model", "--dataset", data,
-             "--max_prompts", str(prompts), "--streaming", str(streaming), "--output_dir", tmp_path / str(prompts)],
+            [sys.executable, "-m", "visionsam_hf", "evaluate", "--model_name_or_path", tmp_path / "model",
+             "--dataset", data, "--max_prompts", str(prompts), "--streaming", str(streaming), "--output_dir", tmp_path / str(prompts)],
             capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]

@@ -76,10 +76,12 @@ def test_a_coco_file_comes_back_with_masks(inputs, tmp_path, capsys):
     predict(inputs, tmp_path / "out", capsys, prompts=coco_file(tmp_path / "boxes.json", boxes))
     found, kept = lines(tmp_path / "out"), [line for line in lines(tmp_path / "out") if line["area"]]
     assert [line["category"] for line in found] == ["dent", "scratch", "scratch"]
+    assert [line["prompt"]["box"] for line in found] == [[20, 14, 41, 35], [2, 2, 32, 32], [10.5, 10, 50.5, 50]]
     coco = COCO(str(tmp_path / "out" / "coco.json"))  # what annotation tools read it with
     capsys.readouterr()
     assert kept and len(coco.anns) == len(kept)
-    assert set(coco.imgs) == {70, 72} and {entry["name"]: entry["id"] for entry in coco.cats.values()} == {"scratch": 3, "dent": 9}
+    assert set(coco.imgs) == {70, 72}
+    assert {entry["name"]: entry["id"] for entry in coco.cats.values()} == {"scratch": 3, "dent": 9}
     for annotation, line in zip(coco.anns.values(), kept):
         mask = coco.annToMask(annotation).astype(bool)
         assert np.array_equal(mask, np.asarray(Image.open(tmp_path / "out" / line["mask"]).convert("L")) > 0)
@@ -103,7 +105,8 @@ def test_one_box_for_a_folder_and_names_that_collide(inputs, tmp_path, capsys):
     answer = predict(inputs, tmp_path / "out", capsys, box=[10, 10, 40, 40])
     found = lines(tmp_path / "out")
     assert answer["images"] == 4 and [line["image"] for line in found] == ["a.jpg", "a.png", "b.jpg", "line/c.png"]
-    assert len({line["mask"] for line in found}) == 4 and all((tmp_path / "out" / line["mask"]).is_file() for line in found)
+    masks = {line["mask"] for line in found}
+    assert len(masks) == 4 and all((tmp_path / "out" / mask).is_file() for mask in masks)
 
 
 def test_without_a_prompt_masks_are_generated_and_it_says_so(inputs, tmp_path, capsys):
@@ -174,5 +177,6 @@ def test_other_mistakes(inputs, tmp_path, capsys):
     ):
         with pytest.raises(UserError, match=words):
             predict({**inputs}, tmp_path / "out", **values)
-    code = cli.main(["predict", "--model", inputs["model"], "--image", inputs["image"], "--no-box", "--output", str(Path(inputs["model"]) / "config.json")])
+    file = str(Path(inputs["model"]) / "config.json")
+    code = cli.main(["predict", "--model", inputs["model"], "--image", inputs["image"], "--no-box", "--output", file])
     assert code == 2 and "is a file" in capsys.readouterr().err

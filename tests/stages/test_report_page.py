@@ -70,7 +70,8 @@ def test_nothing_is_wider_than_the_screen(visit, size):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     # Text of charts stays readable where they shrink.
     smallest = page.evaluate(
-        "Math.min(...[...document.querySelectorAll('.panel svg text')].map(text => text.getBoundingClientRect().height))"
+        "Math.min(...[...document.querySelectorAll('.panel svg text')]"
+        ".map(text => text.getBoundingClientRect().height))"
     )
     assert smallest >= 7
 
@@ -80,11 +81,13 @@ def test_text_stands_out_from_its_ground(visit, scheme):
     page = visit(scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(item => item.open = true)")
     colours = page.evaluate(
-        """() => [...document.querySelectorAll('p, th, td, td small, figcaption, figcaption span, a, summary, b, li, h2')]
+        """() => [...document.querySelectorAll(
+            'p, th, td, td small, figcaption, figcaption span, a, summary, b, li, h2')]
             .filter(element => element.offsetParent && element.textContent.trim()).map(element => {
             let ground = element;
             while (getComputedStyle(ground).backgroundColor === 'rgba(0, 0, 0, 0)') ground = ground.parentElement;
-            return [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor, element.outerHTML.slice(0, 60)];
+            const colours = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor];
+            return [...colours, element.outerHTML.slice(0, 60)];
         })"""
     )
     assert len(colours) > 100
@@ -113,7 +116,8 @@ def test_the_keyboard_reaches_everything(visit):
     reached = set()
     for _ in range(150):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.tagName + ' ' + (document.activeElement.getAttribute('aria-label') || '')"))
+        focused = "document.activeElement"
+        reached.add(page.evaluate(f"{focused}.tagName + ' ' + ({focused}.getAttribute('aria-label') || '')"))
     assert {"SUMMARY ", "DIV Table of the systems"} <= reached
     assert any(name.startswith("DIV Pictures:") for name in reached)
     scrolling = page.evaluate(

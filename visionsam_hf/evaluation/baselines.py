@@ -50,7 +50,8 @@ def otsu(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarra
     ring[window] = False
     outside = grey[around][ring[around]]
     # A box as large as the image has no surroundings: its edge stands for them.
-    level = outside.mean() if len(outside) else np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]]).mean()
+    edge = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
+    level = (outside if len(outside) else edge).mean()
     odd = abs(inside[bright].mean() - level) >= abs(inside[~bright].mean() - level)
     mask[window] = bright if odd else ~bright
     return mask
@@ -82,7 +83,9 @@ BASELINES: dict[str, Callable[[np.ndarray, tuple[float, float, float, float]], n
 }
 
 
-def _box_window(shape: tuple[int, ...], box: tuple[float, float, float, float], margin: float = 0) -> tuple[slice, slice]:
+def _box_window(
+    shape: tuple[int, ...], box: tuple[float, float, float, float], margin: float = 0
+) -> tuple[slice, slice]:
     """The box in whole pixels, widened by a share of its sides (at least 4 pixels if at all), at least one pixel."""
     x1, y1, x2, y2 = box
     more_x, more_y = (max(4, margin * (high - low)) if margin else 0 for low, high in ((x1, x2), (y1, y2)))
@@ -97,7 +100,8 @@ def find_baseline(name: str, prompt: str) -> str:
     """The baseline that `baseline:NAME` means. Raises `UserError` for an unknown one, or a prompt without a box."""
     baseline = name.removeprefix(BASELINE_PREFIX)
     if baseline not in BASELINES:
-        raise UserError(f"{name}: no such baseline; use one of {', '.join(BASELINE_PREFIX + known for known in BASELINES)}")
+        known = ", ".join(BASELINE_PREFIX + known for known in BASELINES)
+        raise UserError(f"{name}: no such baseline; use one of {known}")
     if prompt != "box":
         raise UserError(f"{name}: needs a box; set prompt to 'box', or evaluate a model with '{prompt}'")
     return baseline

@@ -24,8 +24,8 @@ def by_appearance(
         result: the system. reference: what it is compared with, on the prompts that both have; None for no comparison.
 
     Returns:
-        Per measure of `BINS`: {"label", "n", "images", "iou", "dice", "interval" (95%, of the mean IoU), "difference" (the
-        `compare` of IoU)}; an interval from fewer than two images is None.
+        Per measure of `BINS`: {"label", "n", "images", "iou", "dice", "interval" (95%, of the mean IoU),
+        "difference" (the `compare` of IoU)}; an interval from fewer than two images is None.
     """
     keys = sorted(result.places)
     found: dict[str, list[dict[str, Any]]] = {}
@@ -46,13 +46,13 @@ def _class_entry(
 ) -> dict[str, Any]:
     images = [key[1] for key in keys]
     values = {metric: [result.values[metric][key] for key in keys] for metric in _METRICS}
-    several = len(set(images)) > 1
-    interval = bootstrap_interval(values["iou"], images, resamples=resamples, seed=seed) if several else None
+    drawn = {"resamples": resamples, "seed": seed}
+    interval = bootstrap_interval(values["iou"], images, **drawn) if len(set(images)) > 1 else None
     return {
         "images": len(set(images)),
         **{metric: math.fsum(values[metric]) / len(keys) for metric in _METRICS},
         "interval": None if interval is None else list(interval),
-        "difference": None if reference is None else paired(result, reference, "iou", keys, resamples=resamples, seed=seed),
+        "difference": None if reference is None else paired(result, reference, "iou", keys, **drawn),
     }
 
 
@@ -73,7 +73,7 @@ def paired(
 
 
 def size_curve(result: SplitResult) -> list[list[float]]:
-    """[defect's share of the image, mean IoU of the fifth of the prompts nearest in size], smallest first; [] for few."""
+    """[defect's share of the image, mean IoU of the fifth of the prompts nearest in size], smallest first; [] if few."""
     keys = sorted(result.places)
     sizes = np.asarray(result.column("size", keys), np.float64)
     order = np.argsort(sizes, kind="stable")

@@ -98,7 +98,10 @@ def _outcomes(entries: Mapping[str, Any]) -> list[Panel]:
 def _training(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Panel]:
     panels = []
     for index, (label, log) in enumerate(logs.items()):
-        shown = (("loss", "eval_loss", "loss"), ("rewards/accuracies", "eval_rewards/accuracies", "pairs ordered rightly"))
+        shown = (
+            ("loss", "eval_loss", "loss"),
+            ("rewards/accuracies", "eval_rewards/accuracies", "pairs ordered rightly"),
+        )
         for train, held, words in shown:
             values = curve(log, train), curve(log, held)
             if any(values):

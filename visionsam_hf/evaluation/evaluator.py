@@ -32,7 +32,7 @@ Predictor = Callable[[Dataset, "int | None"], "Iterator[PromptResult]"]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """`metrics` is what `metrics.json` holds; `per_sample` has a row a prompt (visionsam_hf/evaluation/per_sample.py)."""
+    """`metrics` is what `metrics.json` holds; `per_sample` has a row a prompt (`visionsam_hf.evaluation.per_sample`)."""
 
     metrics: dict[str, Any]
     per_sample: pa.Table
@@ -97,7 +97,7 @@ def model_predictor(
     asked = {"prompt": prompt, "batch_size": batch_size}
     if isinstance(model, Promptable):
         if cache is not None:
-            raise UserError(f"embeddings: a cache holds SAM's embeddings, not those of a {model.adapter.model_class}; leave it out")
+            raise UserError(f"embeddings: a cache is of SAM, not of a {model.adapter.model_class}; leave it out")
         promptable = model
         return (
             lambda chunk, max_prompts: iterate_promptable(promptable, chunk, max_prompts=max_prompts, **asked),

@@ -208,7 +208,8 @@ def curve_panel(
         if train:
             steps, values = np.array(train, float).T
             window = max(1, len(values) // 15)
-            smooth = np.convolve(np.pad(values, window, mode="edge"), np.ones(2 * window + 1) / (2 * window + 1), "valid")
+            weights = np.full(2 * window + 1, 1 / (2 * window + 1))
+            smooth = np.convolve(np.pad(values, window, mode="edge"), weights, "valid")
             axes.plot(steps, values, color=color, alpha=0.35, linewidth=1)
             axes.plot(steps, smooth, color=color)
         if held:
@@ -274,7 +275,8 @@ def appearance_panel(
         axes.set_ylabel("IoU")
         axes.grid(axis="x", visible=False)
 
-    return draw(title, paint, told=f"mean IoU of {', '.join(labels)}; the numbers are in the table", height=2.9, width=5.0)
+    told = f"mean IoU of {', '.join(labels)}; the numbers are in the table"
+    return draw(title, paint, told=told, height=2.9, width=5.0)
 
 
 def size_panel(title: str, series: Sequence[Sequence[Sequence[float]]]) -> Panel:
@@ -296,7 +298,8 @@ def size_panel(title: str, series: Sequence[Sequence[Sequence[float]]]) -> Panel
         axes.set_xlabel("share of the image that the defect takes")
         axes.set_ylabel("IoU")
 
-    return draw(title, paint, told="running mean of IoU from the smallest to the largest defects", height=2.9, width=5.0)
+    told = "running mean of IoU from the smallest to the largest defects"
+    return draw(title, paint, told=told, height=2.9, width=5.0)
 
 
 def calibration_panel(title: str, bins: Sequence[Mapping[str, float]], style: int) -> Panel:

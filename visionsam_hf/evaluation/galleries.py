@@ -68,7 +68,8 @@ def stage_comparison(
         if image is None or image.shape[:2] != truth.shape:
             continue
         row = PictureRow(
-            f"{rule}: {round(gains[place], 2) + 0.0:+.2f} IoU".replace("-", "−"), f"{found[0]['category']}, {found[0]['defect']} ({key[1]})"
+            f"{rule}: {round(gains[place], 2) + 0.0:+.2f} IoU".replace("-", "−"),
+            f"{found[0]['category']}, {found[0]['defect']} ({key[1]})",
         )
         row.cells += _prompt_cells(image, found[0]["box"], truth, found[0])
         best = max(result.values["iou"][key] for result in split_results)
@@ -107,9 +108,10 @@ def _prompt_cells(
 def _token(record: Mapping[str, Any], selection: str) -> int:
     if selection == "single":
         return 0
+    if selection == "score":
+        return 1 + int(np.argmax(record["scores"][1:]))
     truth = decode_rle(record["truth"])
-    by = record["scores"][1:] if selection == "score" else [mask_iou(decode_rle(code), truth) for code in record["masks"][1:]]
-    return 1 + int(np.argmax(by))
+    return 1 + int(np.argmax([mask_iou(decode_rle(code), truth) for code in record["masks"][1:]]))
 
 
 def case_gallery(result: SplitResult, dataset: str) -> list[PictureRow]:
@@ -188,7 +190,7 @@ def candidate_gallery(directory: str) -> list[PictureRow]:
 
 @dataclass(frozen=True)
 class _Sampled:
-    """A row of a data set with its photograph (H, W, 3), its truth (H, W) where it has one, and what it was ordered by."""
+    """A row of a data set, its photograph (H, W, 3), its truth (H, W) where it has one, and what it was ordered by."""
 
     row: dict[str, Any]
     value: float

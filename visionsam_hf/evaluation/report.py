@@ -11,7 +11,15 @@ import markupsafe
 
 from visionsam_hf.evaluation import BASELINE_PREFIX, charts, galleries
 from visionsam_hf.evaluation.cases import TITLES
-from visionsam_hf.evaluation.comparison import HEADLINE, PAPER, STAGES, Systems, headline_split, reference_system, system_entry
+from visionsam_hf.evaluation.comparison import (
+    HEADLINE,
+    PAPER,
+    STAGES,
+    Systems,
+    headline_split,
+    reference_system,
+    system_entry,
+)
 from visionsam_hf.evaluation.plates import plate
 from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
 from visionsam_hf.evaluation.counts import METRICS
@@ -96,8 +104,8 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> Report:
 
 def _case_system(systems: Systems, split: str) -> str | None:
     """Whose failure cases are shown: the first system that scores its masks."""
-    present = {name: results[split] for name, results in systems.items() if split in results}
-    return next((name for name, result in present.items() if result.runs[0].metrics["calibration"]["mae"] is not None), None)
+    present = {name: results[split].runs[0].metrics for name, results in systems.items() if split in results}
+    return next((name for name, metrics in present.items() if metrics["calibration"]["mae"] is not None), None)
 
 
 def _logs(training: Mapping[str, str], left_out: list[str]) -> dict[str, list[dict[str, float]]]:
@@ -205,10 +213,9 @@ def _verdict(report: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
             sentences.append(f"Preferences cost: VisionSAM is below {tuned['reference']} ({gap}).")
         else:
             sentences.append(f"VisionSAM and {tuned['reference']} cannot be told apart on these prompts ({gap}).")
-    better = sorted(
-        (name for name in learnt_nothing if entries[name]["iou"] > entries[best]["iou"]), key=lambda name: -entries[name]["iou"]
-    )
+    better = [name for name in learnt_nothing if entries[name]["iou"] > entries[best]["iou"]]
     if better:
+        better.sort(key=lambda name: -entries[name]["iou"])
         reached = " and ".join(f"{name} ({entries[name]['iou']:.1%})" for name in better)
         sentences.append(f"Beware: better than every model here, without having learnt anything: {reached}.")
     return sentences

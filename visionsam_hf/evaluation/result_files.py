@@ -152,7 +152,7 @@ def dataset_table(directory: str | Path) -> list[dict[str, Any]]:
 
 
 def sample_rows(directory: str | Path, columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` rows, evenly spaced, of a data set directory's first split, with their place in it and the split."""
+    """At most `limit` rows, evenly spaced, of a directory's first split, with their place in it and the split."""
     splits = split_names(directory)
     if not splits:
         return []

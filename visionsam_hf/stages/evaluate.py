@@ -21,21 +21,23 @@ PROMPTS = ("box", "point", "point_pm")
 @dataclass
 class EvaluateSettings:
     model_name_or_path: str = setting(
-        "", "directory or Hub id of a SAM, SAM-HQ, SAM 2 or EdgeTAM, visionsam-tiny, or baseline:fill_box | otsu | grabcut",
+        "", "directory or Hub id of a SAM, SAM-HQ, SAM 2, EdgeTAM; visionsam-tiny; baseline:fill_box | otsu | grabcut",
         required=True,
     )
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
     output_dir: str = setting("", "where metrics.json and per_sample.parquet go", required=True)
     split: str = setting("heldout", "train | validation | test | heldout")
     prompt: str = setting("box", "box | point (most interior pixel) | point_pm (and a negative beside the defect)")
-    selection: str = setting("single", "the headline's mask: single | score (best-scored of three) | oracle (best of three)")
+    selection: str = setting(
+        "single", "the headline's mask: single | score (best-scored of three) | oracle (best of three)"
+    )
     embeddings: str = setting("", "embedding cache to read and fill (SAM only)")
     streaming: bool = setting(False, "read the data set as a stream, without a copy in the cache")
     batch_size: int = setting(8, "prompts of one image at once")
     max_prompts: int = setting(0, "stop after so many prompts; 0: all")
     correct_iou: float = setting(0.7, "failure cases: from this IoU on a mask is correct")
     aligned_gap: float = setting(0.05, "failure cases: IoU that the best-scored mask may lack to the best one")
-    partial_coverage: float = setting(0.8, "failure cases: over-segmentation covers at least this share of the defect ...")
+    partial_coverage: float = setting(0.8, "failure cases: over-segmentation covers this share of the defect ...")
     partial_precision: float = setting(0.5, "... at a precision below this")
     seed: int = setting(0, "of the bootstrap")
     # The model as an input of the stage; a baseline is none.

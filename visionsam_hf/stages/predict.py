@@ -1,4 +1,4 @@
-"""`visionsam predict`: masks for photographs, from boxes, points, a list of prompts, a COCO file, or without prompts."""
+"""`visionsam predict`: masks for photographs, from boxes, points, a list of prompts, a COCO file, or no prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class PredictSettings:
     box: list[float] = setting([], "X1 Y1 X2 Y2 in pixels of the photograph (of every photograph of a folder)")
     point: list[float] = setting([], "X Y in pixels of the photograph (of every photograph of a folder)")
     prompts: str = setting(
-        "", 'prompts for the photographs of a folder: .jsonl with lines like {"image": "a.png", "box": [...]}, or COCO .json'
+        "", 'prompts for a folder\'s photographs: .jsonl with lines like {"image": "a.png", "box": [...]}, or COCO .json'
     )
     no_box: bool = setting(False, "no prompt: SAM's automatic mask generation finds masks of whatever is there")
     points_per_side: int = setting(32, "automatic: a grid of so many points a side")
@@ -41,7 +41,7 @@ def run(settings: PredictSettings) -> None:
     """Write masks, their scores and overlays; one box or point on one photograph gets the three candidates too."""
     given = [key for key in ("box", "point", "prompts", "no_box") if getattr(settings, key)]
     if len(given) != 1:
-        raise UserError("predict: give one prompt: --box X1 Y1 X2 Y2, --point X Y, --prompts FILE, or --no-box for all masks")
+        raise UserError("predict: give one prompt: --box X1 Y1 X2 Y2, --point X Y, --prompts FILE, or --no-box")
     for key, count, words in (("box", 4, "X1 Y1 X2 Y2"), ("point", 2, "X Y")):
         if getattr(settings, key) and len(getattr(settings, key)) != count:
             raise UserError(f"{key}: has {len(getattr(settings, key))} numbers; give {words}")
@@ -67,9 +67,8 @@ def run(settings: PredictSettings) -> None:
     segmenter = _Segmenter(to_best_device(load_model(settings.model)), load_processor(settings.model), settings)
     if settings.no_box:
         side = settings.points_per_side
-        print(
-            f"no box: masks of whatever is there, by SAM's automatic mask generation ({side} x {side} points)", file=sys.stderr
-        )
+        told = f"no box: masks of whatever is there, by SAM's automatic mask generation ({side} x {side} points)"
+        print(told, file=sys.stderr)
     with replaced_directory(Path(settings.output)) as directory:
         if image.is_file() and not settings.no_box:
             answer = _write_one(segmenter, asked[0], categories, directory)

@@ -42,6 +42,5 @@ def run(settings: ReportSettings) -> None:
         (stage.directory / "report.html").write_text(report.page, encoding="utf-8")
         for name, picture in report.figures.items():
             (stage.directory / name).write_bytes(picture)
-        stage.results.update(
-            {name: {"iou": entry.get("iou"), "dice": entry.get("dice")} for name, entry in report.found["systems"].items()}
-        )
+        for name, entry in report.found["systems"].items():
+            stage.results[name] = {"iou": entry.get("iou"), "dice": entry.get("dice")}
