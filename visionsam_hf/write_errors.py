@@ -1,6 +1,7 @@
 """A full disk or a forbidden directory, whichever library ran into it, as the one line that a user can act on."""
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +35,10 @@ def explain(error: BaseException, directory: Path) -> UserError | None:
     try:
         is_full = shutil.disk_usage(directory).free < _FULL_BYTES
     except OSError:
-        return None
-    return UserError(f"{directory}: the disk is full; free some space, then repeat") if is_full else None
+        is_full = False
+    if is_full or os.strerror(errno.ENOSPC) in str(error):
+        return UserError(f"{directory}: the disk is full; free some space, then repeat")
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

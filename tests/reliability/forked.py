@@ -1,5 +1,6 @@
 """Run a command in a fork of this process, which has imported everything already, and kill it when told to."""
 
+import logging
 import os
 import random
 import signal
@@ -85,6 +86,7 @@ def _in_child(body: Callable[[], int], log: Path, changes: Path, die_at: int | N
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        logging.getLogger().handlers.clear()  # pytest's, which keep what the log should show
         count = _count_changes(die_at)
         code = body()
         changes.write_text(str(count[0]))

@@ -4,12 +4,11 @@ import os
 import random
 import shutil
 import signal
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
 
+from tests.datasets_builders.huge_png import huge_png
 from tests.reliability.counts import is_long, record
 from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork
@@ -122,12 +121,8 @@ def test_a_damaged_store_is_one_line_or_still_answers(project, tmp_path):
 
 
 def test_an_image_that_says_it_is_huge_takes_no_memory(project, tmp_path):
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     bomb = tmp_path / "bomb.png"
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b""))
+    bomb.write_bytes(huge_png(60_000, 60_000))
     (tmp_path / "folder" / "images").mkdir(parents=True)
     (tmp_path / "folder" / "masks").mkdir()
     for kind in ("images", "masks"):

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import disc, segmentation_rows
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from conftest import disc, segmentation_rows
 from tests.reliability.counts import is_long, record
 from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork

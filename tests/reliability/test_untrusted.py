@@ -153,7 +153,6 @@ SCRIPT = "<script>alert(1)</script>"
 def test_names_with_markup_stay_text_on_every_page(tmp_path):
     """A category, a defect, an image name and a title that are scripts: report, inspection page, cards."""
     from conftest import segmentation_rows
-
     from visionsam_hf.data import write_splits
     from visionsam_hf.schema import segmentation_features
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CATEGORIES, SIDE, segmentation_rows, tiny_config, tiny_processor
-
 from visionsam_hf import cli
 from visionsam_hf.data import write_splits
 from visionsam_hf.modeling import initialise
