@@ -35,7 +35,9 @@ def main() -> None:
     corners = torch.rand(options.images, options.boxes, 2, 2, generator=generator).sort(2).values * side
     boxes = corners.flatten(2).to(device())
     points = torch.zeros(options.images, options.boxes, 2, 2, device=device())
-    targets = (torch.rand(options.images, options.boxes, 4 * grid, 4 * grid, generator=generator) > 0.5).float().to(device())
+    targets = (
+        (torch.rand(options.images, options.boxes, 4 * grid, 4 * grid, generator=generator) > 0.5).float().to(device())
+    )
     kinds = ["box"] * options.images
     compiled = torch.compile(decode_tokens)
 

@@ -65,7 +65,9 @@ class _StockTrainer(Trainer):
         return preference_loss(margin).mean()
 
 
-def _stock(model: SamModel, samples, collator, batch: int, output: str, reference: SamModel | None = None) -> Callable[[], float]:
+def _stock(
+    model: SamModel, samples, collator, batch: int, output: str, reference: SamModel | None = None
+) -> Callable[[], float]:
     clock = _LastEpoch()
     settings = {**_settings(batch, output), "num_train_epochs": 1, "remove_unused_columns": False}
     trainer = _StockTrainer(
@@ -90,7 +92,9 @@ def _plain_loop(model: SamModel, samples, batch: int) -> Callable[[], float]:
         started = time.perf_counter()
         for given in loader:
             output = model(
-                pixel_values=given["pixel_values"].to(device()), input_boxes=given["boxes"].to(device()), multimask_output=False
+                pixel_values=given["pixel_values"].to(device()),
+                input_boxes=given["boxes"].to(device()),
+                multimask_output=False,
             )
             logits, target = output.pred_masks[:, 0, 0], given["targets"][:, 0].to(device())
             loss = (mask_bce(logits, target) + dice_loss(logits, target)).mean()
@@ -118,7 +122,9 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8, help="images of our epoch")
     parser.add_argument("--stock-images", type=int, default=2, help="images of the other sides' epochs")
-    parser.add_argument("--batch", type=int, default=8, help="samples a step; the other sides take at most their images")
+    parser.add_argument(
+        "--batch", type=int, default=8, help="samples a step; the other sides take at most their images"
+    )
     parser.add_argument("--bf16", action="store_true", help="ours also in bfloat16")
     options = parser.parse_args()
     if options.threads:
@@ -147,13 +153,23 @@ def main() -> None:
             SamSFTTrainer(fresh(), SamSFTConfig(w_dice=1.0, **common), rows, processing_class=processor), len(rows)
         ),
         "SFT, stock Trainer": _stock(
-            fresh(), PromptSamples(rows.select(range(few)), processor, **sides), PromptCollator(), small, work + "/stock"
+            fresh(),
+            PromptSamples(rows.select(range(few)), processor, **sides),
+            PromptCollator(),
+            small,
+            work + "/stock",
         ),
         "SFT, plain loop": _plain_loop(fresh(), PromptSamples(rows.select(range(few)), processor, **sides), small),
-        "DPO, ours": _ours(SamDPOTrainer(fresh(), SamDPOConfig(**common), pairs, processing_class=processor), len(pairs)),
+        "DPO, ours": _ours(
+            SamDPOTrainer(fresh(), SamDPOConfig(**common), pairs, processing_class=processor), len(pairs)
+        ),
         "DPO, stock Trainer": _stock(
-            fresh(), PreferenceSamples(pairs.select(range(few)), processor, **sides), PreferenceCollator(), small,
-            work + "/stock-dpo", reference=fresh().requires_grad_(False),
+            fresh(),
+            PreferenceSamples(pairs.select(range(few)), processor, **sides),
+            PreferenceCollator(),
+            small,
+            work + "/stock-dpo",
+            reference=fresh().requires_grad_(False),
         ),
     }
     if options.bf16:
@@ -175,7 +191,15 @@ def main() -> None:
         compared("SFT epoch from the second on, s a sample", middle["SFT, ours"], name, middle[name], target=60.0)
         for name in ("SFT, stock Trainer", "SFT, plain loop")
     ]
-    table.append(compared("DPO epoch, s a sample", middle["DPO, ours"], "DPO, stock Trainer", middle["DPO, stock Trainer"], target=60.0))
+    table.append(
+        compared(
+            "DPO epoch, s a sample",
+            middle["DPO, ours"],
+            "DPO, stock Trainer",
+            middle["DPO, stock Trainer"],
+            target=60.0,
+        )
+    )
     table += [
         compared(
             f"{kind}: caching and 10 epochs, s a sample", round(caching + 10 * middle[f"{kind}, ours"], 4),

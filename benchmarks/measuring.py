@@ -22,7 +22,9 @@ import transformers
 def arguments(description: str) -> argparse.ArgumentParser:
     """A parser with what every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--short", action="store_true", help="a small shape and few repeats: does it work, roughly how fast")
+    parser.add_argument(
+        "--short", action="store_true", help="a small shape and few repeats: does it work, roughly how fast"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds; the median of each side is shown")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves them as they are")
     return parser

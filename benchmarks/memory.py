@@ -22,7 +22,9 @@ _TARGET_MB = 50.0
 def _resident_mb() -> dict[str, float]:
     """Resident memory of this process: all of it, and what is its own and not a file's."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return {name: round(int(lines[key].split()[0]) / 1024, 1) for name, key in (("all", "VmRSS"), ("anonymous", "RssAnon"))}
+    return {
+        name: round(int(lines[key].split()[0]) / 1024, 1) for name, key in (("all", "VmRSS"), ("anonymous", "RssAnon"))
+    }
 
 
 def _train(directory: str, steps: int) -> None:

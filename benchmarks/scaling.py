@@ -56,7 +56,9 @@ def _boxes(shape: str, repeats: int) -> dict[str, dict[str, float]]:
         points = torch.zeros(1, count, 2, 2, device=device())
 
         def fast():
-            predict_tokens(model, boxes=boxes, points=points, kinds=["box"], image_embeddings=embedding)[0].mean().backward()
+            predict_tokens(model, boxes=boxes, points=points, kinds=["box"], image_embeddings=embedding)[
+                0
+            ].mean().backward()
 
         def stock():
             SamModel.forward(model, input_boxes=boxes, image_embeddings=embedding).pred_masks.mean().backward()

@@ -109,4 +109,6 @@ def _dataset(rows, features: datasets.Features) -> datasets.Dataset:
     import tempfile
 
     # Written row by row and mapped, as a data set on disk is: nothing of it stays in memory.
-    return datasets.Dataset.from_generator(rows, features=features, cache_dir=tempfile.mkdtemp(prefix="visionsam-bench-"))
+    return datasets.Dataset.from_generator(
+        rows, features=features, cache_dir=tempfile.mkdtemp(prefix="visionsam-bench-")
+    )

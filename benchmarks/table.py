@@ -27,7 +27,9 @@ def render(results: list[dict]) -> str:
     for result in results:
         lines += _details(result)
     machines = {json.dumps(result["machine"], sort_keys=True): result["machine"] for result in results}
-    for machine in {(m["device"], m["cores"], m["threads"], m["torch"], m["transformers"]): m for m in machines.values()}.values():
+    for machine in {
+        (m["device"], m["cores"], m["threads"], m["torch"], m["transformers"]): m for m in machines.values()
+    }.values():
         lines.append(
             f"Machine: {machine['device']}, {machine['cores']} cores, {machine['threads']} threads, load"
             f" {machine['load']}; torch {machine['torch']}, transformers {machine['transformers']}."
@@ -85,7 +87,9 @@ def main() -> None:
     if len(sys.argv) not in (2, 3):
         print(__doc__, file=sys.stderr)
         raise SystemExit(2)
-    results = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines() if line.startswith('{"benchmark"')]
+    results = [
+        json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines() if line.startswith('{"benchmark"')
+    ]
     text = render(results)
     if len(sys.argv) == 2:
         print(text)

@@ -64,5 +64,6 @@ def _unpack_into(archive: Path, work: Path, allowed: int) -> None:
             path = work.joinpath(*name.parts)
             path.parent.mkdir(parents=True, exist_ok=True)
             source = entries.extractfile(entry)
+            assert source is not None  # a plain file has content
             with path.open("xb") as file:
                 shutil.copyfileobj(source, file, _COPY_BYTES)

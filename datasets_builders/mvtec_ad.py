@@ -92,8 +92,8 @@ class MVTecAD(MaskFolder):
             seed=config.seed,
         )
         planned: dict[str, list[Any]] = defaultdict(list)
-        for pair, split in zip(defective, splits):
-            planned[str(split)].append(pair)
+        for pair, drawn in zip(defective, splits):
+            planned[str(drawn)].append(pair)
         for split, pairs in good.items():
             planned[split] += pairs
         names = sorted({pair.category for pairs in planned.values() for pair in pairs})

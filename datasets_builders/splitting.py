@@ -61,8 +61,8 @@ def assign_splits(
 
     for category, groups in strata.items():
         # Seeded by name, so that a category's draw does not depend on which others there are.
-        name = int.from_bytes(hashlib.sha256(category.encode()).digest()[:4], "little")
-        order = np.random.default_rng([seed, name]).permutation(len(groups))
+        key = int.from_bytes(hashlib.sha256(category.encode()).digest()[:4], "little")
+        order = np.random.default_rng([seed, key]).permutation(len(groups))
         total = sum(len(members[group]) for group in groups)
         wanted = {"test": round(test * total), "validation": round(validation * total)}
         for group in (sorted(groups)[place] for place in order):

@@ -90,7 +90,9 @@ class SyntheticConfig(PlannedConfig):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}: {getattr(self, name)} is not a share; use a number from 0 to 1")
         if self.shapes_share and self.target == "defects":
-            raise UserError("shapes_share: generic shapes have no defects; set target to objects or both, or shapes_share to 0")
+            raise UserError(
+                "shapes_share: generic shapes have no defects; set target to objects or both, or shapes_share to 0"
+            )
         if self.background_dir and self.target != "defects":
             raise UserError("background_dir: photographs have no object masks; set target to defects")
         if self.images.get("heldout") and not self.heldout_categories:
@@ -258,10 +260,11 @@ class Synthetic(PlannedBuilder):
     def _painted(self, record: Sample, defective: bool) -> tuple[np.ndarray, tuple[Any, ...], list[Remark]]:
         from datasets_builders.world.painter import paint_defects
 
+        assert record.photograph is not None  # the plan of painted samples names one each
         photograph = read_photograph(record.photograph)
         remarks = [Remark("changed", str(record.photograph.name), change) for change in photograph.changes]
         image = Image.open(io.BytesIO(photograph.stored["bytes"]))
-        pixels, regions = np.asarray(image.convert("RGB")), ()
+        pixels, regions = np.asarray(image.convert("RGB")), tuple[Any, ...]()
         if defective:
             rng = self._rng(_PAINT, record.split, record.index)
             allowed = self._foreground(record.photograph, pixels)

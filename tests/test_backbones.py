@@ -17,24 +17,47 @@ from visionsam_hf.modeling import image_side, initialise, load_model, load_proce
 # As in the published config.json; MedSAM is a ViT-B.
 PUBLISHED = {
     "vit-base": dict(),
-    "vit-large": dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, global_attn_indexes=[5, 11, 17, 23], mlp_dim=4096),
-    "vit-huge": dict(hidden_size=1280, num_hidden_layers=32, num_attention_heads=16, global_attn_indexes=[7, 15, 23, 31], mlp_dim=5120),
+    "vit-large": dict(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        global_attn_indexes=[5, 11, 17, 23],
+        mlp_dim=4096,
+    ),
+    "vit-huge": dict(
+        hidden_size=1280,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        global_attn_indexes=[7, 15, 23, 31],
+        mlp_dim=5120,
+    ),
 }
 # A window of 3 on a grid of 8 needs padding, as 14 on 64 does; heads of 5 channels for the 80 of ViT-H.
 SMALL = {
     "base": dict(hidden_size=12, num_hidden_layers=3, num_attention_heads=3, global_attn_indexes=[2]),
     "large": dict(hidden_size=16, num_hidden_layers=6, num_attention_heads=4, global_attn_indexes=[2, 5]),
     "huge": dict(hidden_size=20, num_hidden_layers=4, num_attention_heads=4, global_attn_indexes=[3]),
-    "no_relative_positions": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, global_attn_indexes=[1], use_rel_pos=False),
-    "no_absolute_positions": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, global_attn_indexes=[1], use_abs_pos=False),
-    "global": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, global_attn_indexes=[0, 1], window_size=0),
+    "no_relative_positions": dict(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, global_attn_indexes=[1], use_rel_pos=False
+    ),
+    "no_absolute_positions": dict(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, global_attn_indexes=[1], use_abs_pos=False
+    ),
+    "global": dict(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, global_attn_indexes=[0, 1], window_size=0
+    ),
 }
 
 
 def small_model(**vision) -> SamModel:
     config = SamConfig(
         vision_config=dict(
-            output_channels=16, num_pos_feats=8, image_size=64, patch_size=8, initializer_range=0.02, **{"window_size": 3, **vision}
+            output_channels=16,
+            num_pos_feats=8,
+            image_size=64,
+            patch_size=8,
+            initializer_range=0.02,
+            **{"window_size": 3, **vision},
         ),
         prompt_encoder_config=dict(hidden_size=16, image_size=64, patch_size=8, mask_input_channels=4),
         mask_decoder_config=dict(hidden_size=16, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16),
@@ -83,7 +106,9 @@ def test_small_backbones_answer_and_train(backbone_dir, segmentation, tmp_path):
             disable_tqdm=True, use_cpu=True, **settings,
         )
         trainer = SamSFTTrainer(str(backbone_dir), args, segmentation)
-        before = {name: value.detach().clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+        before = {
+            name: value.detach().clone() for name, value in trainer.model.named_parameters() if value.requires_grad
+        }
         trainer.train()
         after = dict(trainer.model.named_parameters())
         assert before and all(not torch.equal(value, after[name]) for name, value in before.items())
@@ -92,7 +117,13 @@ def test_small_backbones_answer_and_train(backbone_dir, segmentation, tmp_path):
 
 @pytest.mark.parametrize(
     ("model_type", "shown"),
-    [("sam_hq", "SAM-HQ"), ("sam2", "SAM 2"), ("sam2_video", "SAM 2"), ("edgetam", "EdgeTAM"), ("bert", "a 'bert' model")],
+    [
+        ("sam_hq", "SAM-HQ"),
+        ("sam2", "SAM 2"),
+        ("sam2_video", "SAM 2"),
+        ("edgetam", "EdgeTAM"),
+        ("bert", "a 'bert' model"),
+    ],
 )
 def test_other_families_are_refused_by_name(tmp_path, segmentation, model_type, shown):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))

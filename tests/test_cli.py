@@ -64,7 +64,10 @@ def test_help_lists_every_key_and_imports_nothing_heavy(command):
         (["pipeline", "recipes/nothing"], "no such file"),
         (["pipeline"], "RECIPE_DIR"),
         (["pipeline", "recipes/quickstart", "--set", "sft.seed"], "stage.key=value"),
-        (["predict", "--model", "m", "--image", "nothing.png", "--box", "1", "2", "3", "4", "--output", "o"], "nothing.png"),
+        (
+            ["predict", "--model", "m", "--image", "nothing.png", "--box", "1", "2", "3", "4", "--output", "o"],
+            "nothing.png",
+        ),
         (["predict", "--model", "m", "--image", "x.png", "--output", "o"], "one prompt"),
     ],
 )

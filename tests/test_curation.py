@@ -66,7 +66,10 @@ def test_the_clearer_and_the_calmer_one_wins():
     picked = {image.image_id: image for image in pick(images, 1)}
     assert [name for name, image in picked.items() if image.keep] == ["clear"]
     assert picked["clear"].reason == "number 1 of 3 in tiny compact"
-    assert picked["dull"].reason == "unclear; 1 of its kind picked" and picked["busy"].reason == "cluttered; 1 of its kind picked"
+    assert (
+        picked["dull"].reason == "unclear; 1 of its kind picked"
+        and picked["busy"].reason == "cluttered; 1 of its kind picked"
+    )
     assert picked["clear"].score == pytest.approx((0.75 + 0.75) / 2)
 
 

@@ -172,7 +172,8 @@ def test_bad_settings_and_images(tmp_path, model, processor, segmentation):
     import datasets
 
     broken = datasets.Dataset.from_list(
-        [{"image": {"bytes": b"not an image", "path": "a b.jpg"}}], features=datasets.Features({"image": datasets.Image()})
+        [{"image": {"bytes": b"not an image", "path": "a b.jpg"}}],
+        features=datasets.Features({"image": datasets.Image()}),
     )
     with pytest.raises(UserError, match="a b.jpg"):
         EmbeddingCache(tmp_path, model, processor).add(broken)

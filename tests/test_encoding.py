@@ -33,7 +33,9 @@ def test_relative_positions_are_the_librarys():
     expected = attention.get_decomposed_rel_pos(
         query.flatten(0, 1), attention.rel_pos_h, attention.rel_pos_w, (4, 4), (4, 4)
     )
-    tables = [attention.get_rel_pos(4, 4, table).transpose(1, 2) for table in (attention.rel_pos_h, attention.rel_pos_w)]
+    tables = [
+        attention.get_rel_pos(4, 4, table).transpose(1, 2) for table in (attention.rel_pos_h, attention.rel_pos_w)
+    ]
     bias = relative_positions(query, *tables) @ cell_places(4, 4)
     torch.testing.assert_close(bias, expected.reshape(2, 2, 16, 16))
 

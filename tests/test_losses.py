@@ -216,7 +216,9 @@ def test_half_precision_logits_are_summed_in_float32():
     logits = torch.full((1, 128, 128), 0.1, dtype=torch.float16)
     chosen, rejected = torch.ones(1, 128, 128), torch.zeros(1, 128, 128)
     margin = preference_margin(logits, chosen, rejected, normalize="none")
-    assert margin.dtype == torch.float32 and margin.item() == pytest.approx(128 * 128 * float(logits[0, 0, 0]), rel=1e-5)
+    assert margin.dtype == torch.float32 and margin.item() == pytest.approx(
+        128 * 128 * float(logits[0, 0, 0]), rel=1e-5
+    )
 
 
 def test_tied_ranks_ask_for_no_order():

@@ -9,7 +9,15 @@ from scipy.spatial.distance import cdist
 from skimage.morphology import erosion, footprint_rectangle
 from skimage.segmentation import find_boundaries
 
-from visionsam_hf.metrics import COUNTS, METRICS, SegmentationMetric, averages, boundary_widths, mask_counts, metric_values
+from visionsam_hf.metrics import (
+    COUNTS,
+    METRICS,
+    SegmentationMetric,
+    averages,
+    boundary_widths,
+    mask_counts,
+    metric_values,
+)
 
 
 def values(prediction, truth):

@@ -40,7 +40,11 @@ def test_labelled_points_mean_what_sams_prompts_mean(model, kind):
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, scores = predict_tokens(
-            model, pixel_values=pixels, boxes=torch.from_numpy(BOXES)[None], points=torch.from_numpy(POINTS)[None], kinds=[kind]
+            model,
+            pixel_values=pixels,
+            boxes=torch.from_numpy(BOXES)[None],
+            points=torch.from_numpy(POINTS)[None],
+            kinds=[kind],
         )
         points, labels = labelled_points(kind, BOXES, POINTS)
         embedding = model.vision_encoder(pixels).last_hidden_state
@@ -60,7 +64,12 @@ def test_labels_of_each_kind():
 
 def test_the_files_are_checked_and_described(exported):
     directory = exported[1] / "outputs/mine/onnx"
-    assert {path.name for path in directory.iterdir()} == {"encoder.onnx", "decoder.onnx", "preprocessing.json", "stage.json"}
+    assert {path.name for path in directory.iterdir()} == {
+        "encoder.onnx",
+        "decoder.onnx",
+        "preprocessing.json",
+        "stage.json",
+    }
     results = json.loads((directory / "stage.json").read_text())["results"]
     assert set(results["iou"]) == {"box", "point", "point_pm"} and min(results["iou"].values()) >= 0.99
     assert results["logit_difference"] < 1e-3
@@ -80,7 +89,11 @@ def test_any_number_of_images_and_prompts(exported, count):
     logits, _ = decoder.run(None, {"image_embeddings": embeddings[:1], "points": points, "labels": labels})
     with torch.no_grad():
         expected, _ = predict_tokens(
-            model, pixel_values=pixels[:1], boxes=torch.from_numpy(boxes)[None], points=torch.zeros(1, count, 2, 2), kinds=["box"]
+            model,
+            pixel_values=pixels[:1],
+            boxes=torch.from_numpy(boxes)[None],
+            points=torch.zeros(1, count, 2, 2),
+            kinds=["box"],
         )
     np.testing.assert_allclose(logits, expected[0].numpy(), rtol=1e-3, atol=1e-4)
 
@@ -119,7 +132,9 @@ def test_without_the_extra_one_line_says_what_to_install(model_dir, tmp_path, mo
     import importlib.util
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else find(name, *rest)
+    )
     assert cli.main(["export", str(model_dir), "--output_dir", str(tmp_path / "onnx")]) == 2
     printed = capsys.readouterr().err
     assert "visionsam_hf[onnx]" in printed and printed.count("\n") == 1 and not (tmp_path / "onnx").exists()

@@ -18,7 +18,9 @@ def recipe(tmp_path, monkeypatch):
     folder = tmp_path / "recipe"
     folder.mkdir()
     save_model(initialise(tiny_config(), seed=0), tiny_processor(), tmp_path / "model")
-    (folder / "build.yaml").write_text("output_dir: out/data\nimage_size: 64\nimages: {train: 3, heldout: 2}\nheldout_categories: [lens]\n")
+    (folder / "build.yaml").write_text(
+        "output_dir: out/data\nimage_size: 64\nimages: {train: 3, heldout: 2}\nheldout_categories: [lens]\n"
+    )
     (folder / "embed.yaml").write_text(
         "model_name_or_path: model\ndataset: out/data\nembeddings: out/cache\nsplits: [train, heldout]\noutput_dir: out/embed\n"
     )
@@ -86,12 +88,25 @@ def test_every_shipped_recipe_parses(name):
 
 
 def test_the_papers_recipe_says_what_the_paper_says():
-    stages = {stage["name"]: stage_settings(RECIPES / "visionsam", stage, {}) for stage in read_stages(RECIPES / "visionsam")}
+    stages = {
+        stage["name"]: stage_settings(RECIPES / "visionsam", stage, {}) for stage in read_stages(RECIPES / "visionsam")
+    }
     sft, dpo, rlhf = stages["sft"], stages["dpo"], stages["rlhf"]
     assert sft.model_name_or_path == "facebook/sam-vit-base" and sft.max_train_images == 500
-    assert (sft.w_bce, sft.w_dice, sft.w_iou, sft.trainable, sft.mask_output) == (1.0, 0.0, 0.0, "mask_decoder", "single")
+    assert (sft.w_bce, sft.w_dice, sft.w_iou, sft.trainable, sft.mask_output) == (
+        1.0,
+        0.0,
+        0.0,
+        "mask_decoder",
+        "single",
+    )
     assert sft.prompt_mix == {"box": 1.0} and sft.box_jitter == 0.0
-    assert (dpo.loss_type, dpo.beta, dpo.sft_weight, dpo.kl_weight) == ("paper", 1.0, 0.0, 0.0) and not dpo.needs_reference
+    assert (dpo.loss_type, dpo.beta, dpo.sft_weight, dpo.kl_weight) == (
+        "paper",
+        1.0,
+        0.0,
+        0.0,
+    ) and not dpo.needs_reference
     assert dpo.model_name_or_path == sft.output_dir and rlhf.model_name_or_path == "facebook/sam-vit-base"
 
 

@@ -14,10 +14,10 @@ from defect_examples import write_discs  # noqa: E402
 from random_models import MODELS, SIDE, write_promptable  # noqa: E402
 
 from visionsam_hf.config import build_settings  # noqa: E402
+from visionsam_hf.data import load_split  # noqa: E402
 from visionsam_hf.errors import UserError  # noqa: E402
 from visionsam_hf.evaluation.evaluator import evaluate_model  # noqa: E402
 from visionsam_hf.evaluation.per_sample import read_columns  # noqa: E402
-from visionsam_hf.data import load_split  # noqa: E402
 from visionsam_hf.promptable import load_promptable, model_family, stretched_pixels  # noqa: E402
 from visionsam_hf.stages.evaluate import EvaluateSettings, run  # noqa: E402
 

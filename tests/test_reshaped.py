@@ -78,7 +78,9 @@ def test_windows_can_open_and_close(model, processor):
     # A window as large as the grid is global attention.
     window, _ = reshaped(model, processor, {"window_size": 4, "global_attn_indexes": []})
     with torch.no_grad():
-        same = torch.equal(model.vision_encoder(pixels).last_hidden_state, window.vision_encoder(pixels).last_hidden_state)
+        same = torch.equal(
+            model.vision_encoder(pixels).last_hidden_state, window.vision_encoder(pixels).last_hidden_state
+        )
         smaller, _ = reshaped(model, processor, {"window_size": 2, "global_attn_indexes": []})
         other = smaller.vision_encoder(pixels).last_hidden_state
     assert same and not torch.equal(window.vision_encoder(pixels).last_hidden_state, other)
@@ -95,7 +97,9 @@ def test_widths_cannot_change(model, processor):
 
 
 def test_trains_in_another_shape(tmp_path, model, processor, segmentation: datasets.Dataset):
-    args = SamSFTConfig(output_dir=str(tmp_path), vision_config={"image_size": 32}, trainable="all", max_steps=1, use_cpu=True)
+    args = SamSFTConfig(
+        output_dir=str(tmp_path), vision_config={"image_size": 32}, trainable="all", max_steps=1, use_cpu=True
+    )
     trainer = SamSFTTrainer(model, args, segmentation, processing_class=processor)
     trainer.train()
     assert image_side(trainer.model) == 32

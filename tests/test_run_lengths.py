@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from visionsam_hf.errors import UserError
@@ -26,7 +25,10 @@ def test_every_code_of_a_mask_passes(mask):
     np.testing.assert_array_equal(decode_rle(code), mask)
 
 
-@pytest.mark.parametrize("change", [lambda c: c[:-1] + "o", lambda c: c + "1", lambda c: c[1:], lambda c: "", lambda c: "é", lambda c: "\x01"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda c: c[:-1] + "o", lambda c: c + "1", lambda c: c[1:], lambda c: "", lambda c: "é", lambda c: "\x01"],
+)
 def test_a_damaged_code_is_named(change):
     code = encode_rle(np.eye(30, dtype=bool))
     with pytest.raises(UserError, match="run-length code"):

@@ -83,7 +83,9 @@ def test_the_metric_equals_the_packages(metric_folder):
     predictions = [np.roll(truth, 3, axis=1), np.zeros_like(truth), disc(48, 64, 30, 24, 7)]
     metric = evaluate.load(str(metric_folder / "defect_masks.py"))
     found = metric.compute(
-        predictions=[encode_rle(mask) for mask in predictions], references=[encode_rle(truth)] * 3, category=["a", "b", "a"]
+        predictions=[encode_rle(mask) for mask in predictions],
+        references=[encode_rle(truth)] * 3,
+        category=["a", "b", "a"],
     )
     ours = SegmentationMetric()
     for mask, category in zip(predictions, "aba"):
@@ -94,7 +96,9 @@ def test_the_metric_equals_the_packages(metric_folder):
 def test_the_metrics_page_computes_what_the_metric_does(metric_folder, monkeypatch):
     app = module(metric_folder / "app.py", monkeypatch)
     truth = np.uint8(disc(48, 64, 30, 24, 10)) * 255
-    assert dict(app.rows(truth, truth)) == dict.fromkeys(("iou", "dice", "precision", "coverage", "boundary_f", "boundary_iou"), 1.0)
+    assert dict(app.rows(truth, truth)) == dict.fromkeys(
+        ("iou", "dice", "precision", "coverage", "boundary_f", "boundary_iou"), 1.0
+    )
     assert app.rows(truth, None) == []
     with pytest.raises(ValueError, match="one shape"):
         app.rows(truth, truth[:10])

@@ -7,7 +7,6 @@ processor. `load_model` reads it as the two merged; plain peft reads it too:
     model = PeftModel.from_pretrained(base, directory)
 """
 
-import logging
 import os
 from pathlib import Path
 
@@ -45,7 +44,9 @@ def find_adapter(name_or_path: str, *, revision: str | None = None) -> PeftConfi
             raise UserError(f"{name_or_path}: is a {method} adapter; give a LoRA adapter, or the model merged with it")
         config = PeftConfig.from_pretrained(str(Path(file).parent))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name_or_path}: its adapter_config.json cannot be read ({error}); copy the adapter again") from None
+        raise UserError(
+            f"{name_or_path}: its adapter_config.json cannot be read ({error}); copy the adapter again"
+        ) from None
     base = config.base_model_name_or_path
     if not base:
         raise UserError(f"{name_or_path}: names no base model; add base_model_name_or_path to its adapter_config.json")
@@ -57,7 +58,9 @@ def find_adapter(name_or_path: str, *, revision: str | None = None) -> PeftConfi
             " base_model_name_or_path in its adapter_config.json"
         )
     if find_adapter_config_file(resolve_model(base)) is not None:
-        raise UserError(f"{name_or_path}: is an adapter of {base}, itself an adapter; merge that one first (visionsam merge)")
+        raise UserError(
+            f"{name_or_path}: is an adapter of {base}, itself an adapter; merge that one first (visionsam merge)"
+        )
     return config
 
 
@@ -86,11 +89,9 @@ def load_adapter(
         return PeftModel.from_pretrained(
             base, resolve_model(name_or_path), revision=revision, is_trainable=trainable
         ).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        problem = error
     except Exception as error:
         # safetensors' own error class derives from Exception alone.
-        if type(error).__name__ != "SafetensorError":
+        if not isinstance(error, (OSError, ValueError, RuntimeError)) and type(error).__name__ != "SafetensorError":
             raise
         problem = error
     raise UserError(
@@ -123,7 +124,9 @@ def check_same_adapter(name: str, config: PeftConfig, trainable: str, *, r: int,
     found = {"trainable": _trainable_of(config), "lora_r": config.r, "lora_alpha": config.lora_alpha}
     for key, wanted in (("trainable", trainable), ("lora_r", r), ("lora_alpha", alpha)):
         if found[key] != wanted:
-            raise UserError(f"{key}: {wanted}, but the adapter in {name} has {found[key]}; give the same, or merge it first")
+            raise UserError(
+                f"{key}: {wanted}, but the adapter in {name} has {found[key]}; give the same, or merge it first"
+            )
 
 
 def _trainable_of(config: PeftConfig) -> str:

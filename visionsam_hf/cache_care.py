@@ -94,7 +94,9 @@ def prune_cache(directory: str | Path) -> str:
             path.unlink()
             leftovers += 1
     freed = before - _megabytes(root)
-    return f"removed {parts} parts of other versions, {shards} damaged shards, {leftovers} leftover files: {freed:.1f} MB"
+    return (
+        f"removed {parts} parts of other versions, {shards} damaged shards, {leftovers} leftover files: {freed:.1f} MB"
+    )
 
 
 def _indices(part: Path) -> list[Path]:

@@ -38,7 +38,7 @@ usage: visionsam COMMAND ...
                                     [--dry_run] [--private | --public] [--revision TAG]
   merge ADAPTER --output_dir D      a LoRA adapter and its base as one plain model
   export MODEL --output_dir D       ONNX files of the encoder and the decoder, checked against the model
-  predict --model M --image I (--box X1 Y1 X2 Y2 | --point X Y) --output DIR
+  predict --model M --image I (--box X1 Y1 X2 Y2 | --point X Y | --prompts FILE | --no-box) --output DIR
 
 CONFIG is a YAML file; every key can be given as `--key value` too. `visionsam COMMAND --help` lists a command's keys.
 Exit codes: 0 done, 2 your input needs mending (one line says what), 130 or 143 stopped by Ctrl-C or SIGTERM (the same
@@ -62,7 +62,13 @@ STAGES = {
 }
 
 # Commands whose words are settings, not a CONFIG.
-_WORDS = {"annotate users": ("action", "name"), "inspect": ("dataset",), "push": ("directory", "repo_id"), "merge": ("adapter",), "export": ("model",)}
+_WORDS = {
+    "annotate users": ("action", "name"),
+    "inspect": ("dataset",),
+    "push": ("directory", "repo_id"),
+    "merge": ("adapter",),
+    "export": ("model",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,7 +151,9 @@ def _dispatch(arguments: list[str]) -> int:
     if command in ("build", "annotate"):
         return _dispatch_verb(command, rest)
     if command not in STAGES:
-        raise UserError(f"no command '{command}'; {_nearest(command, [*STAGES, 'build', 'annotate', 'pipeline', 'quickstart'])}")
+        raise UserError(
+            f"no command '{command}'; {_nearest(command, [*STAGES, 'build', 'annotate', 'pipeline', 'quickstart'])}"
+        )
     module = _stage_module(STAGES[command])
     if _wants_help(rest):
         print(_help(f"visionsam {command} CONFIG [--key value ...]", module.__doc__, help_classes(module)))
@@ -249,7 +257,10 @@ def help_classes(module: Any) -> tuple[type, ...]:
     """The dataclasses whose fields `--help` lists."""
     if hasattr(module, "HELP"):
         return module.HELP
-    return (next(value for name, value in vars(module).items() if name.endswith("Settings") and dataclasses.is_dataclass(value)),)
+    for name, value in vars(module).items():
+        if name.endswith("Settings") and isinstance(value, type) and dataclasses.is_dataclass(value):
+            return (value,)
+    raise TypeError(f"{module.__name__} has no dataclass of settings")
 
 
 def _stage_module(name: str) -> Any:
@@ -279,7 +290,8 @@ def _help(usage: str, summary: str | None, classes: Sequence[type]) -> str:
             if field.name in seen:
                 continue
             seen.add(field.name)
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+            made = field.default_factory
+            default = field.default if made is dataclasses.MISSING else made()
             shown = "required" if field.metadata.get("required") else f"default: {default}"
             text = f"{field.metadata.get('help', '')} ({shown})"
             lines.append(textwrap.fill(text, 118, initial_indent=f"  --{field.name:<28} ", subsequent_indent=" " * 33))

@@ -8,7 +8,7 @@ import difflib
 import functools
 import re
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import yaml
 
@@ -72,7 +72,7 @@ def build_settings(
     Raises:
         UserError: an unknown key (naming the nearest one), a value of the wrong type, a missing required key.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
     checked = {}
     for origin, given in ((str(source), values or {}), ("command line", overrides or {})):
         for key, value in given.items():

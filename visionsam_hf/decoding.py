@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamMaskDecoder
 
-from visionsam_hf.fast_decoder import decode_tokens, can_rearrange
+from visionsam_hf.fast_decoder import can_rearrange, decode_tokens
 
 PROMPT_KINDS = ("box", "point", "point_pm")  # point_pm: a positive and a negative point
 
@@ -67,7 +67,9 @@ def predict_tokens(
     if len(results) == 1:
         return results[0][1:]
     order = torch.tensor([row for rows, _, _ in results for row in rows], device=boxes.device).argsort()
-    return torch.cat([logits for _, logits, _ in results])[order], torch.cat([scores for _, _, scores in results])[order]
+    return torch.cat([logits for _, logits, _ in results])[order], torch.cat([scores for _, _, scores in results])[
+        order
+    ]
 
 
 def bind_predict_tokens(model: SamModel, *, fast: bool = True, compiled: bool = False) -> SamModel:
@@ -114,7 +116,9 @@ def _embed_prompts(model: SamModel, kind: str, boxes: Tensor, points: Tensor) ->
     return model.prompt_encoder(input_points=points, input_labels=labels, input_boxes=None, input_masks=None)
 
 
-def _decode_by_modules(decoder: SamMaskDecoder, image: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+def _decode_by_modules(
+    decoder: SamMaskDecoder, image: Tensor, position: Tensor, sparse: Tensor
+) -> tuple[Tensor, Tensor]:
     """What `decode_tokens` computes, through the library's modules."""
     batch, prompts = sparse.shape[:2]
     channels, height, width = image.shape[1:]

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -127,7 +128,7 @@ def remove(shard: Path) -> None:
     shard.with_suffix(".npy").unlink(missing_ok=True)
 
 
-def _read_header(file) -> tuple[tuple[int, ...], np.dtype]:
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"array format {version}")

@@ -19,9 +19,10 @@ import pickle
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -34,8 +35,16 @@ from tqdm.auto import tqdm
 from transformers import SamModel, SamProcessor
 
 from visionsam_hf.cache_care import LAYOUT
-from visionsam_hf.cache_care import LAYOUT
-from visionsam_hf.embedding_shards import STORED_AS, MappedShard, Shard, read_index, remove, verify, write_json, write_shard
+from visionsam_hf.embedding_shards import (
+    STORED_AS,
+    MappedShard,
+    Shard,
+    read_index,
+    remove,
+    verify,
+    write_json,
+    write_shard,
+)
 from visionsam_hf.encoding import ImageEncoder
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import encoder_fingerprint
@@ -58,7 +67,7 @@ def decode_image(image: dict) -> PILImage.Image:
     """An undecoded image as RGB. Raises `UserError` for bytes that are no image."""
     try:
         return PILImage.open(io.BytesIO(_image_bytes(image))).convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise UserError(f"{image.get('path') or 'image'}: cannot be decoded ({error}); replace or remove it") from None
 
 
@@ -72,7 +81,8 @@ def _undecoded(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
     """The images of a data set as stored, through memory maps of their own: what is read counts as this process's until
     the map is closed, and the data set's own stays open."""
     images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    return pickle.loads(pickle.dumps(images)) if images.cache_files else images
+    # A copy of our own object, never bytes from elsewhere.
+    return pickle.loads(pickle.dumps(images)) if images.cache_files else images  # noqa: S301
 
 
 class EmbeddingCache:
@@ -111,7 +121,9 @@ class EmbeddingCache:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another embeddings directory") from None
+            raise UserError(
+                f"{directory}: cannot be written ({error.strerror}); choose another embeddings directory"
+            ) from None
         meta = self.directory / "meta.json"
         if not meta.exists():
             write_json(meta, described)
@@ -150,7 +162,9 @@ class EmbeddingCache:
 
     def refresh(self) -> None:
         """Read the indices of shards that any process has finished since; forget those that are gone."""
-        found = {index.with_suffix(".npy"): index for index in self.directory.glob("*.json") if index.name != "meta.json"}
+        found = {
+            index.with_suffix(".npy"): index for index in self.directory.glob("*.json") if index.name != "meta.json"
+        }
         for path in set(self._shards) - set(found):
             self._forget(path)
         for path in sorted(set(found) - set(self._shards)):
@@ -280,7 +294,9 @@ class EmbeddingCache:
         return embeddings.to(getattr(torch, self.dtype)).cpu()
 
 
-def _prepared(prepare, entries: Sequence, batch_size: int) -> Iterator[tuple[int, list[torch.Tensor]]]:
+def _prepared(
+    prepare: Callable[[Any], torch.Tensor], entries: Sequence, batch_size: int
+) -> Iterator[tuple[int, list[torch.Tensor]]]:
     """Batches of prepared entries and where each starts; threads decode the next one while this one is encoded."""
     workers = max(1, min(8, (os.cpu_count() or 1) - 1, len(entries)))
     with ThreadPoolExecutor(workers) as pool:

@@ -21,4 +21,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, advice: str = "") -> None:
         self.number = number
         how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        super().__init__(f"stopped by {how}; {advice or 'nothing half-written is left; the same command starts it again'}")
+        super().__init__(
+            f"stopped by {how}; {advice or 'nothing half-written is left; the same command starts it again'}"
+        )

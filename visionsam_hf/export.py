@@ -52,7 +52,9 @@ class OnnxDecoder(nn.Module):
         prompts = model.prompt_encoder
         self.grid_encoding = prompts.shared_embedding
         self.side = float(image_side(model))
-        labelled = torch.cat([prompts.not_a_point_embed.weight, *(embedding.weight for embedding in prompts.point_embed)])
+        labelled = torch.cat(
+            [prompts.not_a_point_embed.weight, *(embedding.weight for embedding in prompts.point_embed)]
+        )
         with torch.no_grad():
             self.register_buffer("by_label", labelled.clone())  # labels -1 to 3
             self.register_buffer("position", model.get_image_wide_positional_embeddings().clone())
@@ -143,7 +145,9 @@ class Agreement:
     logit_difference: float
 
 
-def compare(model: SamModel, processor: SamProcessor, directory: Path, *, images: int = 2, prompts: int = 5) -> Agreement:
+def compare(
+    model: SamModel, processor: SamProcessor, directory: Path, *, images: int = 2, prompts: int = 5
+) -> Agreement:
     """Masks of the ONNX files beside PyTorch's, on drawn images and prompts of every kind.
 
     The IoU pools the pixels of all prompts and of the four tokens, on the logits' grid.

@@ -75,7 +75,10 @@ def logits_to_original(logits: torch.Tensor, original_size: Sequence[int], image
     """
     lead = logits.shape[:-2]
     square = F.interpolate(
-        logits.float().reshape(1, -1, *logits.shape[-2:]), (image_size, image_size), mode="bilinear", align_corners=False
+        logits.float().reshape(1, -1, *logits.shape[-2:]),
+        (image_size, image_size),
+        mode="bilinear",
+        align_corners=False,
     )
     height, width = resized_size(original_size, image_size)
     full = F.interpolate(

@@ -1,6 +1,6 @@
 """Masks for the objects of a data set, at the original size: what evaluation, candidates and `predict` build on."""
 
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,6 +8,7 @@ from typing import TypeVar
 import datasets
 import numpy as np
 import torch
+from PIL.Image import Image
 from transformers import SamModel, SamProcessor
 
 from visionsam_hf.decoding import predict_tokens
@@ -98,7 +99,7 @@ def iterate_answers(
             (N, 4) scores.
         prompt, batch_size, max_prompts: as in `iterate_predictions`.
     """
-    left = math.inf if max_prompts is None else max_prompts
+    left = sys.maxsize if max_prompts is None else max_prompts
     for index, row, encoded in rows:
         truths = [decode_rle(item["rle"]) for item in row["objects"]]
         boxes = np.array([item["box"] for item in row["objects"]], np.float32)
@@ -113,7 +114,7 @@ def iterate_answers(
                     category=names[row["category"]],
                     object_index=place,
                     defect=item["defect"],
-                    box=tuple(float(value) for value in item["box"]),
+                    box=tuple(map(float, item["box"])),  # type: ignore[arg-type]  # four of them
                     prompt=prompt,
                     truth=truths[place],
                     masks=masks[place - start],
@@ -129,16 +130,18 @@ def iterate_embeddings(
 ) -> Iterator[tuple[int, dict, torch.Tensor]]:
     """Every row that has objects: its index, the row with its image undecoded, and the image's (C, h, w) embedding."""
     rows = dataset.cast_column("image", datasets.Image(decode=False))
-    keys = cache.add(dataset) if cache is not None else None
+    keys = cache.add(dataset) if cache is not None else []
     for index in range(len(rows)):
         row = rows[index]
         if row["objects"]:
-            known = keys is not None
-            yield index, row, cache[keys[index]] if known else encode_image(model, processor, decode_image(row["image"]))
+            if cache is not None:
+                yield index, row, cache[keys[index]]
+            else:
+                yield index, row, encode_image(model, processor, decode_image(row["image"]))
 
 
 @torch.inference_mode()
-def encode_image(model: SamModel, processor: SamProcessor, image) -> torch.Tensor:
+def encode_image(model: SamModel, processor: SamProcessor, image: Image) -> torch.Tensor:
     """The (C, h, w) embedding of one PIL image."""
     pixels = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)
     return model.vision_encoder(pixels).last_hidden_state[0]

@@ -128,7 +128,7 @@ def inspection_page(name: str, kind: str, splits: Mapping[str, SplitSummary]) ->
         kind: from `visionsam_hf.inspection.kind_of`.
         splits: summary per split, in order.
     """
-    together = {
+    together: dict[str, Counter] = {
         key: sum((getattr(of, key) for of in splits.values()), start=Counter())
         for key in ("categories", "defects", "sizes", "image_sizes")
     }

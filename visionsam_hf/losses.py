@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 # Cells of the logits' grid. A tiny defect covers two or three of them: the usual 1 would reward predicting nothing.
 _SMOOTH = 0.05
 

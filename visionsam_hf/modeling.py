@@ -52,19 +52,25 @@ def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None)
     try:
         return SamModel.from_pretrained(path, revision=revision, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name_or_path}: cannot be loaded ({_first_line(error)}); check the name and the files") from None
+        raise UserError(
+            f"{name_or_path}: cannot be loaded ({_first_line(error)}); check the name and the files"
+        ) from None
     except Exception as error:
         # safetensors' own error class derives from Exception alone.
         if type(error).__name__ != "SafetensorError":
             raise
-        raise UserError(f"{name_or_path}: its weights are damaged ({_first_line(error)}); copy the model again") from None
+        raise UserError(
+            f"{name_or_path}: its weights are damaged ({_first_line(error)}); copy the model again"
+        ) from None
 
 
 def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig:
     try:
         values, _ = SamConfig.get_config_dict(path, revision=revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: its config cannot be read ({_first_line(error)}); check the name and the network") from None
+        raise UserError(
+            f"{name}: its config cannot be read ({_first_line(error)}); check the name and the network"
+        ) from None
     if values.get("model_type") != "sam":
         raise UserError(_not_supported(name, str(values.get("model_type"))))
     return SamConfig.from_dict(values)
@@ -72,7 +78,11 @@ def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig
 
 def _not_supported(name: str, model_type: str) -> str:
     relative = next((shown for start, shown in _RELATIVES.items() if model_type.startswith(start)), None)
-    what = f"a {relative} model, which visionsam evaluate can measure but nothing here tunes" if relative else f"a '{model_type}' model"
+    what = (
+        f"a {relative} model, which visionsam evaluate can measure but nothing here tunes"
+        if relative
+        else f"a '{model_type}' model"
+    )
     return f"{name}: is {what}; give a SAM ('sam') checkpoint: {', '.join(BACKBONES)}, or one tuned from them"
 
 
@@ -110,7 +120,9 @@ def initialise(config: SamConfig, *, seed: int) -> SamModel:
             grid = config.prompt_encoder_config.image_embedding_size
             model.shared_image_embedding.positional_embedding.normal_(std=grid / 64)
             # Tied on loading and saving; say so here too.
-            model.prompt_encoder.shared_embedding.positional_embedding = model.shared_image_embedding.positional_embedding
+            model.prompt_encoder.shared_embedding.positional_embedding = (
+                model.shared_image_embedding.positional_embedding
+            )
             prompts, decoder = model.prompt_encoder, model.mask_decoder
             for embedding in (*prompts.point_embed, prompts.not_a_point_embed, decoder.iou_token, decoder.mask_tokens):
                 embedding.weight.normal_()
@@ -147,7 +159,9 @@ def reshaped(model: SamModel, processor: SamProcessor, shape: Mapping[str, Any])
         setattr(vision, name, value)
     grid, rest = divmod(vision.image_size, vision.patch_size)
     if rest or grid < 1:
-        raise UserError(f"vision_config: image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}")
+        raise UserError(
+            f"vision_config: image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}"
+        )
     prompts.image_size, prompts.patch_size, prompts.image_embedding_size = vision.image_size, vision.patch_size, grid
     other = SamModel(config)
     weights = model.state_dict()
@@ -214,7 +228,11 @@ def freeze(model: SamModel, trainable: str, *, mask_output: str = "both", scores
     for module in modules[trainable]:
         module.requires_grad_(True)
     # The positional encoding is random features, a buffer in Meta's code and a Parameter here; masks as prompts are not used.
-    for module in (model.shared_image_embedding, model.prompt_encoder.shared_embedding, model.prompt_encoder.mask_embed):
+    for module in (
+        model.shared_image_embedding,
+        model.prompt_encoder.shared_embedding,
+        model.prompt_encoder.mask_embed,
+    ):
         module.requires_grad_(False)
     unseen = {"single": (1, 2, 3), "multi": (0,), "both": ()}[mask_output]
     for index, mlp in enumerate(model.mask_decoder.output_hypernetworks_mlps):

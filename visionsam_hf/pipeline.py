@@ -46,7 +46,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_pipeline(recipe: str | Path, *, only: Sequence[str] = (), changes: dict[str, dict[str, str]] | None = None) -> None:
+def run_pipeline(
+    recipe: str | Path, *, only: Sequence[str] = (), changes: dict[str, dict[str, str]] | None = None
+) -> None:
     """Run a recipe folder.
 
     Args:
@@ -120,11 +122,17 @@ def _read_rounds(recipe: Path, path: Path, group: dict[str, Any]) -> list[dict[s
 
 def _checked(path: Path, stages: list[Any]) -> list[dict[str, Any]]:
     for stage in stages:
-        if not isinstance(stage, dict) or not isinstance(stage.get("name"), str) or not isinstance(stage.get("run"), str):
+        if (
+            not isinstance(stage, dict)
+            or not isinstance(stage.get("name"), str)
+            or not isinstance(stage.get("run"), str)
+        ):
             raise UserError(f"{path}: every stage needs 'name' and 'run'; mend {stage!r}")
         unknown = set(stage) - {"name", "run", "config", "set"}
         if unknown:
-            raise UserError(f"{path}: stage '{stage['name']}' has the unknown key '{sorted(unknown)[0]}'; use name, run, config, set")
+            raise UserError(
+                f"{path}: stage '{stage['name']}' has the unknown key '{sorted(unknown)[0]}'; use name, run, config, set"
+            )
     return stages
 
 
@@ -173,7 +181,9 @@ def _yaml_values(recipe: Path, stage: dict[str, Any]) -> tuple[Path, dict[str, A
 
 
 def _parse(arguments: Sequence[str]) -> tuple[list[str], list[str], dict[str, dict[str, str]]]:
-    words, only, changes = [], [], {}
+    words: list[str] = []
+    only: list[str] = []
+    changes: dict[str, dict[str, str]] = {}
     taking: list[str] | None = None
     pairs: list[str] = []
     for word in arguments:

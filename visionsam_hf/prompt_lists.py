@@ -148,8 +148,8 @@ def _read_coco(file: Path, text: str, folder: Path) -> tuple[list[Asked], dict[s
             prompt = Prompt((x, y, x + width, y + height), (), names[int(entry["category_id"])])
             asked[int(entry["image_id"])].prompts.append((prompt, where))
     except (ValueError, KeyError, TypeError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise UserError(f"{file}: is no COCO file with boxes ({found}); mend or export it again") from None
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: is no COCO file with boxes ({problem}); mend or export it again") from None
     found = [entry for entry in asked.values() if entry.prompts]
     for entry in found:
         entry.path = _photograph(folder, entry.name, str(file))

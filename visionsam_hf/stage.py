@@ -24,7 +24,17 @@ RECORD = "stage.json"
 PUBLISHED = "published.json"  # where a directory was pushed to; no part of what it is
 _STARTED_AS = "started_as.json"  # in an unfinished directory only
 PACKAGED_MODEL = "visionsam-tiny"
-_VERSIONED = ("visionsam_hf", "torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub", "evaluate", "numpy")
+_VERSIONED = (
+    "visionsam_hf",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "peft",
+    "huggingface_hub",
+    "evaluate",
+    "numpy",
+)
 # Where an output goes, and on how many processes it is made, is not part of what it is.
 _NOT_COMPARED = (
     *("output_dir", "logging_dir", "run_name", "project", "num_proc", "dataloader_num_workers", "disable_tqdm"),
@@ -61,7 +71,9 @@ def fingerprint(name_or_path: str | Path) -> str:
     path = Path(resolve_model(str(name_or_path)))
     if not path.exists():
         if looks_local(str(name_or_path)):
-            raise UserError(f"{name_or_path}: no such file or directory; run the stage that writes it, or mend the path")
+            raise UserError(
+                f"{name_or_path}: no such file or directory; run the stage that writes it, or mend the path"
+            )
         return f"hub:{name_or_path}"
     record = path / RECORD
     if record.is_file():

@@ -221,7 +221,7 @@ def _paint_one(
     least = settings.min_area * (height * width) / 256**2
     looks, typical, solid = kind.looks, kind.contrast, kind.solid
     spreads = expanse is not None and settings.expanse_share > 0 and rng.random() < settings.expanse_share
-    if spreads:
+    if spreads and expanse is not None:
         found = _expanse(expanse[0], rng, places)
         looks, typical, solid = expanse[1], expanse[2], name != "crack"
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,7 +112,12 @@ def _product(category: str, size: int, rng: np.random.Generator, missing: int | 
 
 
 def _damage(
-    canvas: Canvas, category: str, size: int, settings: PaintSettings, rng: np.random.Generator, again
+    canvas: Canvas,
+    category: str,
+    size: int,
+    settings: PaintSettings,
+    rng: np.random.Generator,
+    again: Callable[[], np.random.Generator],
 ) -> tuple[Canvas, tuple[Region, ...]]:
     """Paint defects on a drawn product; a missing part is the product drawn once more without it."""
     found: list[Region] = []

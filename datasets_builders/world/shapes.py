@@ -83,7 +83,8 @@ def _union(a: Patch, b: Patch) -> Patch:
 
 def _row(canvas: Canvas, kind: str, side: float, at: np.ndarray, below: list[list]) -> list[list]:
     """The same thing several times in a line, as holes, keys and pins are. Returns [kind, mask] of each."""
-    rng, things = canvas.rng, []
+    rng = canvas.rng
+    things: list[list] = []
     angle, gap = rng.uniform(0, 2 * np.pi), side * rng.uniform(1.1, 1.8)
     step = np.array([np.cos(angle), np.sin(angle)]) * gap
     outline, dress = rng.integers(2**31, size=2)

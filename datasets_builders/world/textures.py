@@ -27,7 +27,7 @@ def fractal(
     Returns:
         (height, width) float32, mean near 0, standard deviation near 1.
     """
-    grids = []
+    grids: list[tuple[int, int]] = []
     while len(grids) < octaves and (cell >= 1.0 or not grids):
         grids.append((min(height, max(2, int(height / cell) + 2)), min(width, max(2, int(width / cell) + 2))))
         cell /= 2

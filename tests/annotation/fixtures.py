@@ -9,6 +9,7 @@ import pytest
 
 from tests.annotation.candidate_sets import write_candidate_set
 
+
 @pytest.fixture(autouse=True)
 def own_secret(tmp_path, monkeypatch):
     """No test touches the secret of this machine's user."""
@@ -68,13 +69,26 @@ def served(tmp_path):
             stack.callback(engine.dispose)
             secret = read_secret()
             token = admit(engine, secret, "127.0.0.1", path)
-            take_in(engine, str(candidates), datasets, "f", overlap=overlap, calibration=("c", practice) if practice else None)
+            take_in(
+                engine,
+                str(candidates),
+                datasets,
+                "f",
+                overlap=overlap,
+                calibration=("c", practice) if practice else None,
+            )
             listener = bind("127.0.0.1", port)
             port = listener.getsockname()[1]
             app = make_app(
-                Store(engine, gate=gate), Pictures(datasets, practice), secret, allowed_hosts("127.0.0.1", port), Page(rubric)
+                Store(engine, gate=gate),
+                Pictures(datasets, practice),
+                secret,
+                allowed_hosts("127.0.0.1", port),
+                Page(rubric),
             )
-            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1))
+            server = uvicorn.Server(
+                uvicorn.Config(app, log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1)
+            )
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
             thread.start()
 

@@ -24,7 +24,9 @@ def with_ties(tasks):
 
 
 def test_alpha_equals_the_krippendorff_package():
-    krippendorff = pytest.importorskip("krippendorff", reason="the independent implementation: pip install krippendorff")
+    krippendorff = pytest.importorskip(
+        "krippendorff", reason="the independent implementation: pip install krippendorff"
+    )
     for tasks in (random_tasks(40, 4, share=0.5), with_ties(random_tasks(40, 4, share=0.3)), random_tasks(9, 2)):
         names = sorted({name for task in tasks for name in task})
         table = [

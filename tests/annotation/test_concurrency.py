@@ -92,7 +92,9 @@ def test_every_acknowledged_answer_survives_sigkill(tmp_path, free_port):
     deadline = time.monotonic() + 60 + 6 * TASKS + 30 * KILLS
     acknowledged, problems = [], []
     people = [
-        threading.Thread(target=work_through, args=(f"http://127.0.0.1:{free_port}", token, deadline, acknowledged, problems))
+        threading.Thread(
+            target=work_through, args=(f"http://127.0.0.1:{free_port}", token, deadline, acknowledged, problems)
+        )
         for token in tokens
     ]
     for person in people:
@@ -124,4 +126,6 @@ def test_every_acknowledged_answer_survives_sigkill(tmp_path, free_port):
     rebuild(engine)
     with reading(engine) as connection:
         assert snapshot(connection) == before
-    print(f"{ANNOTATORS} annotators, {TASKS} tasks, {kills} kills: {len(acknowledged)} acknowledged, {len(kept)} events")
+    print(
+        f"{ANNOTATORS} annotators, {TASKS} tasks, {kills} kills: {len(acknowledged)} acknowledged, {len(kept)} events"
+    )

@@ -56,6 +56,8 @@ def test_without_a_truth_the_criteria_are_null():
 
 def test_a_tie_from_top_to_bottom_leaves_no_row():
     _, row = candidate_row()
-    preference, verdict = preference_row(row, [Annotation("a", "human", [1, 2, 3]), Annotation("b", "human", [3, 2, 1])])
+    preference, verdict = preference_row(
+        row, [Annotation("a", "human", [1, 2, 3]), Annotation("b", "human", [3, 2, 1])]
+    )
     assert preference is None
     assert verdict.votes == 2

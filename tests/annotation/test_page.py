@@ -33,7 +33,10 @@ pytestmark = [
 ]
 # Long enough for a machine that trains a model meanwhile; nothing waits that long in vain.
 PATIENCE = 60_000
-IS_DONE = "(!document.querySelector('#message').hidden && /All done|Nothing to do|Once more/.test(document.querySelector('#message-title').textContent))"
+IS_DONE = (
+    "(!document.querySelector('#message').hidden"
+    " && /All done|Nothing to do|Once more/.test(document.querySelector('#message-title').textContent))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,9 @@ def visit(chromium):
     yield go
     for context, address, asked, failed in visited:
         context.close()
-        assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))} == {urlsplit(address).netloc}
+        assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))} == {
+            urlsplit(address).netloc
+        }
         assert failed == []
 
 
@@ -80,7 +85,9 @@ def until(page, expression):
 
 def rank(page, *keys):
     """Press the keys and wait until the next task is painted, or until there is none and all is sent."""
-    page.evaluate("window.painted = 0; addEventListener('visionsam:painted', () => { window.painted++ }, { once: true })")
+    page.evaluate(
+        "window.painted = 0; addEventListener('visionsam:painted', () => { window.painted++ }, { once: true })"
+    )
     for key in keys:
         page.keyboard.press(key)
     until(page, f"window.painted > 0 || {IS_DONE}")
@@ -335,4 +342,6 @@ def test_a_hundred_tasks_with_two_keys_each(served, visit, tmp_path, record_prop
         assert set(connection.execute(select(events.c.kind)).scalars()) == {"submit"}, "no task was asked twice"
     median = times[len(times) // 2]
     record_property("median_ms", median)
-    print(f"key to next task painted: median {median:.0f} ms, 95% {times[int(0.95 * len(times))]:.0f} ms, {count} tasks")
+    print(
+        f"key to next task painted: median {median:.0f} ms, 95% {times[int(0.95 * len(times))]:.0f} ms, {count} tasks"
+    )

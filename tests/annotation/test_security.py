@@ -60,7 +60,8 @@ def test_a_localhost_origin_does_not_fit_a_127_host(page):
 
 
 @pytest.mark.parametrize(
-    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonp"]
+    "kind",
+    [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonp"],
 )
 def test_only_json_is_read(page, kind):
     assert page.post("/api/claim", headers={"content-type": kind})[0] == 415
@@ -75,7 +76,9 @@ def test_an_oversized_body_is_refused_declared_or_not(page):
     assert page.post("/api/events", raw=b"[" + b" " * MAX_BODY + b"]")[0] == 413
     chunk = b" " * 65536
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for _ in range(6)) + b"0\r\n\r\n"
-    status, _, _ = page.post("/api/events", raw=chunked, headers={"transfer-encoding": "chunked", "content-length": None})
+    status, _, _ = page.post(
+        "/api/events", raw=chunked, headers={"transfer-encoding": "chunked", "content-length": None}
+    )
     assert status == 413
 
 
@@ -197,7 +200,9 @@ def test_which_names_are_answered():
     assert allowed_hosts("10.0.0.5", 8712, ["box.lan"]) == ["10.0.0.5:8712", "box.lan:8712"]
     assert "10.0.0.5" in allowed_hosts("10.0.0.5", 80)
     assert "[fe80::1]:8712" in allowed_hosts("fe80::1", 8712)
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "box.lan")] == [True] * 3 + [False] * 2
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "box.lan")] == [True] * 3 + [
+        False
+    ] * 2
 
 
 def test_a_port_in_use_is_one_line(free_port):

@@ -82,7 +82,16 @@ def test_a_bad_submission_does_not_keep_good_ones_out(page):
 def test_the_static_page_has_all_it_names(page):
     status, headers, body = page.get("/")
     assert status == 200 and headers["content-type"].startswith("text/html")
-    for name in ("style.css", "main.js", "outbox.js", "network.js", "panes.js", "outline.js", "screens.js", "chooser.js"):
+    for name in (
+        "style.css",
+        "main.js",
+        "outbox.js",
+        "network.js",
+        "panes.js",
+        "outline.js",
+        "screens.js",
+        "chooser.js",
+    ):
         status, headers, content = page.get(f"/static/{name}")
         assert status == 200 and len(content) > 100
     assert b"http://" not in body and b"https://" not in body

@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+
 pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
 pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
@@ -203,7 +204,8 @@ def test_sqlite_is_set_up_to_survive(make_store):
     store, _ = make_store(1)
     with reading(store.engine) as connection:
         values = [
-            connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
     assert values == ["wal", 2, 1]
 
@@ -282,7 +284,10 @@ def test_something_else_than_a_store(tmp_path, content):
         ({"ratings": [[1, 2, 3, 6]] * 3}, "1 to 5"),
         ({"surprise": 1}, "Extra inputs"),
         ({"regions": [{"pane": 5, "label": "extra", "points": [[0, 0], [1, 1], [2, 0]]}]}, "less than 3"),
-        ({"regions": [{"pane": 0, "label": "extra", "points": [[0, 0], [1, 1], [float("inf"), 0]]}]}, "less than or equal"),
+        (
+            {"regions": [{"pane": 0, "label": "extra", "points": [[0, 0], [1, 1], [float("inf"), 0]]}]},
+            "less than or equal",
+        ),
     ],
 )
 def test_what_a_browser_may_not_send(values, message):

@@ -25,7 +25,11 @@ def ranked(tmp_path):
     """A store with oracle rankings of a candidate set, and what the oracle wrote itself."""
     candidates = write_candidate_set(tmp_path / "candidates", {"train": 3, "heldout": 2})
     visionsam(
-        "oracle", candidates=str(candidates), output_dir=str(tmp_path / "direct"), store=str(tmp_path / "s.sqlite"), noise=0.05
+        "oracle",
+        candidates=str(candidates),
+        output_dir=str(tmp_path / "direct"),
+        store=str(tmp_path / "s.sqlite"),
+        noise=0.05,
     )
     return candidates, tmp_path
 
@@ -38,7 +42,9 @@ def test_the_store_exports_what_the_oracle_wrote_itself(ranked):
         for direct, exported in zip(*rows, strict=True):
             assert direct["margin"] == exported["margin"]
             assert direct["candidates"] == exported["candidates"]
-            assert [one["ranking"] for one in direct["annotations"]] == [one["ranking"] for one in exported["annotations"]]
+            assert [one["ranking"] for one in direct["annotations"]] == [
+                one["ranking"] for one in exported["annotations"]
+            ]
             assert {one["kind"] for one in exported["annotations"]} == {"oracle"}
     card = (root / "exported/README.md").read_text()
     assert "Krippendorff" in card and "pseudonyms" in card
@@ -60,12 +66,18 @@ def test_people_s_rankings_decide_and_oracles_are_only_listed(ranked):
         place = [work.order.index(candidate) for candidate in (2, 1, 0)]
         ranking = [place.index(pane) + 1 for pane in range(3)]
         region = {"pane": 0, "label": "extra", "points": [[1, 1], [9, 1], [9, 9]]}
-        values = {"kind": "flag", "reason": "bad_box"} if number == 3 else {"kind": "submit", "ranking": ranking, "regions": [region]}
+        values = (
+            {"kind": "flag", "reason": "bad_box"}
+            if number == 3
+            else {"kind": "submit", "ranking": ranking, "regions": [region]}
+        )
         name = f"00000000-0000-4000-8000-00000000000{number}"
         store.submit(user, Submission(uuid=name, assignment=work.public, **values), (64, 64))
     visionsam("export", store=str(root / "s.sqlite"), output_dir=str(root / "human"))
     rows = list(load_split(str(root / "human"), "train", kind="preference"))
-    tokens = [[c["token"] for c in row["candidates"]] for row in load_split(str(candidates), "train", kind="candidates")]
+    tokens = [
+        [c["token"] for c in row["candidates"]] for row in load_split(str(candidates), "train", kind="candidates")
+    ]
     assert [[c["token"] for c in row["candidates"]] for row in rows] == [order[::-1] for order in tokens]
     assert [row["votes"] for row in rows] == [1, 1, 1]
     assert [one["kind"] for one in rows[0]["annotations"]].count("oracle") == 3
@@ -96,7 +108,12 @@ def test_exported_pairs_train_a_step(ranked, model, tmp_path):
     visionsam("export", store=str(root / "s.sqlite"), output_dir=str(root / "pairs"), kind="oracle")
     rows = load_split(str(root / "pairs"), "train", kind="preference")
     args = SamDPOConfig(
-        output_dir=str(tmp_path / "out"), max_steps=1, logging_steps=1, per_device_train_batch_size=2, disable_tqdm=True, use_cpu=True
+        output_dir=str(tmp_path / "out"),
+        max_steps=1,
+        logging_steps=1,
+        per_device_train_batch_size=2,
+        disable_tqdm=True,
+        use_cpu=True,
     )
     trainer = SamDPOTrainer(model, args, rows, processing_class=tiny_processor())
     trainer.train()

@@ -41,7 +41,12 @@ def world_row(number: int, size: int, seed: int) -> dict:
         "object_index": 0,
         "truth": encode_mask(truth),
         "candidates": [
-            {"rle": encode_rle(masks[place]), "token": int(place) + 1, "source": "tokens", "score": float(rng.uniform(0.5, 0.9))}
+            {
+                "rle": encode_rle(masks[place]),
+                "token": int(place) + 1,
+                "source": "tokens",
+                "score": float(rng.uniform(0.5, 0.9)),
+            }
             for place in rng.permutation(3)
         ],
     }

@@ -1,9 +1,7 @@
 """A whole study on a random model: seconds long, and every part of it."""
 
 import json
-from pathlib import Path
 
-import datasets
 import pytest
 import yaml
 from conftest import CATEGORIES, segmentation_rows

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from visionsam_hf.errors import UserError
 from visionsam_hf.evidence.plan import Cell
 from visionsam_hf.evidence.results import Results, read_result, result_path, write_result
 from visionsam_hf.evidence.scoring import Scores, mask_ious
 from visionsam_hf.evidence.summary import summarise
 from visionsam_hf.evidence.tables import all_tables
-from visionsam_hf.errors import UserError
 from visionsam_hf.stages.evidence import EvidenceSettings
 
 KEYS = [("a", 0), ("a", 1), ("b", 0)]

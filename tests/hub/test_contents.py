@@ -158,7 +158,12 @@ def evaluation(directory, model, fingerprint, iou, *, dataset="me/parts", split=
     metrics |= {"overall": {"iou": iou, "dice": iou + 0.1, "boundary_f": 0.5}}
     metrics |= {"intervals": {"iou": [iou - 0.1, iou + 0.1]}}
     (directory / "metrics.json").write_text(json.dumps(metrics))
-    content = {"stage": "evaluate", "fingerprint": "e", "inputs": {model: fingerprint, dataset: dataset}, "settings": {}}
+    content = {
+        "stage": "evaluate",
+        "fingerprint": "e",
+        "inputs": {model: fingerprint, dataset: dataset},
+        "settings": {},
+    }
     (directory / "stage.json").write_text(json.dumps(content))
 
 

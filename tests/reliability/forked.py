@@ -104,7 +104,9 @@ def _count_changes(die_at: int | None) -> list[int]:
 
     def hook(event: str, arguments: tuple) -> None:
         # open(path, mode, flags)
-        if event in _CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+        if event in _CHANGES or (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
             count[0] += 1
             if count[0] == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)

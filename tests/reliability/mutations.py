@@ -3,8 +3,9 @@
 import random
 
 _PIECES = [
-    b"", b"\x00", b"\xff" * 8, b"\x00" * 64, b"-1", b"99999999999999999999", b"1e999", b"NaN", b"null", b"[[", b"}}", b'"',
-    b"\xef\xbb\xbf", b"\xc3\x28", b"../../", b"/etc/passwd", b"!!python/object/apply:os.system ['true']", b"&a [*a]", b"{", b"\n\t",
+    b"", b"\x00", b"\xff" * 8, b"\x00" * 64,
+    b"-1", b"99999999999999999999", b"1e999", b"NaN", b"null", b"[[", b"}}", b'"', b"{", b"\n\t",
+    b"\xef\xbb\xbf", b"\xc3\x28", b"../../", b"/etc/passwd", b"!!python/object/apply:os.system ['true']", b"&a [*a]",
 ]  # fmt: skip
 
 

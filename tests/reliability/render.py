@@ -9,7 +9,9 @@ BEGIN, END = "<!-- counts: written by tests/reliability/render.py -->", "<!-- en
 
 def table(header: list[str], rows: list[list]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else str(cell) for cell in line)} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else str(cell) for cell in line)} |" for line in lines
+    )
 
 
 def read(directory: Path, name: str) -> dict:
@@ -22,11 +24,17 @@ def sections(directory: Path) -> list[str]:
     found = []
     kills = read(directory, "kills")
     if kills:
-        rows = [[stage, counts["repeats"], counts["kills"], counts["files"], counts["bytes"]] for stage, counts in kills.items()]
+        rows = [
+            [stage, counts["repeats"], counts["kills"], counts["files"], counts["bytes"]]
+            for stage, counts in kills.items()
+        ]
         rows.append(["together", *(sum(row[column] for row in rows) for column in (1, 2)), "", ""])
         header = ["stage", "attempts", "killed", "files compared", "bytes a comparison"]
         found.append(f"### Killed at random moments, then repeated: the same bytes\n\n{table(header, rows)}")
-    fuzz = [(path.stem.removeprefix("fuzz_"), json.loads(path.read_text())) for path in sorted(directory.glob("fuzz_*.json"))]
+    fuzz = [
+        (path.stem.removeprefix("fuzz_"), json.loads(path.read_text()))
+        for path in sorted(directory.glob("fuzz_*.json"))
+    ]
     if fuzz:
         outcomes = ["understood", "skipped and counted", "one line", "refused"]
         rows = [[name, counts["inputs"], *(counts.get(outcome, 0) for outcome in outcomes)] for name, counts in fuzz]
@@ -40,7 +48,9 @@ def sections(directory: Path) -> list[str]:
     ):
         counts = read(directory, name)
         if counts:
-            rows = [[key, next(iter(value.values())) if isinstance(value, dict) else value] for key, value in counts.items()]
+            rows = [
+                [key, next(iter(value.values())) if isinstance(value, dict) else value] for key, value in counts.items()
+            ]
             found.append(f"### {title}\n\n{table(['what', 'count'], rows)}")
     return found
 

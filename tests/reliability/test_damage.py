@@ -71,7 +71,9 @@ def test_damaged_embeddings_are_encoded_again(project, tmp_path):
     wanted = cached_embeddings(out / "cache", project)
     rng = random.Random(1)
     for _ in range(DAMAGES):
-        shards = [path for path in (out / "cache").rglob("*") if path.suffix in (".npy", ".json") and path.name != "meta.json"]
+        shards = [
+            path for path in (out / "cache").rglob("*") if path.suffix in (".npy", ".json") and path.name != "meta.json"
+        ]
         damage(rng.choice(sorted(shards)), rng)
         ending = run(command, tmp_path)
         assert ending.code == 0, ending.text
@@ -108,7 +110,16 @@ def test_a_damaged_record_is_not_taken_for_a_finished_stage(project, tmp_path):
 def test_a_damaged_store_is_one_line_or_still_answers(project, tmp_path):
     pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
     store = tmp_path / "store.sqlite"
-    command = ["annotate", "oracle", "--candidates", project.candidates, "--store", store, "--output_dir", tmp_path / "oracle"]
+    command = [
+        "annotate",
+        "oracle",
+        "--candidates",
+        project.candidates,
+        "--store",
+        store,
+        "--output_dir",
+        tmp_path / "oracle",
+    ]
     assert run(command, tmp_path).code == 0, (tmp_path / "log").read_text()
     rng = random.Random(2)
     for place in range(DAMAGES):
@@ -127,6 +138,14 @@ def test_an_image_that_says_it_is_huge_takes_no_memory(project, tmp_path):
     (tmp_path / "folder" / "masks").mkdir()
     for kind in ("images", "masks"):
         shutil.copy(bomb, tmp_path / "folder" / kind / "a.png")
-    one_line(run(["predict", "--model", project.model, "--image", bomb, "--point", 1, 1, "--output", tmp_path / "p"], tmp_path), "bomb.png")
-    one_line(run(["build", "masks", "--data_dir", tmp_path / "folder", "--output_dir", tmp_path / "b"], tmp_path), "a.png")
+    one_line(
+        run(
+            ["predict", "--model", project.model, "--image", bomb, "--point", 1, 1, "--output", tmp_path / "p"],
+            tmp_path,
+        ),
+        "bomb.png",
+    )
+    one_line(
+        run(["build", "masks", "--data_dir", tmp_path / "folder", "--output_dir", tmp_path / "b"], tmp_path), "a.png"
+    )
     assert list(strays(tmp_path)) == []

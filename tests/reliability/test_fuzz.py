@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import disc, segmentation_rows
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from conftest import disc, segmentation_rows
 from tests.reliability.counts import is_long, record
 from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork
@@ -67,7 +67,9 @@ def survive(kind, count, attempt, tmp_path):
     before = sorted(os.listdir(tmp_path))
     ending = fork(body, log=log, hang_after=100_000)
     assert ending.code == 0, f"exit {ending.code} at:\n{ending.text[-3000:]}"
-    assert sorted(set(os.listdir(tmp_path)) - {"log", "log.changes", "done.json"}) == before, "a file outside the target"
+    assert sorted(set(os.listdir(tmp_path)) - {"log", "log.changes", "done.json"}) == before, (
+        "a file outside the target"
+    )
     outcomes = json.loads(done.read_text())
     assert sum(outcomes.values()) == count
     record(f"fuzz_{kind}", {"inputs": count, **outcomes})
@@ -107,7 +109,9 @@ VALUES = st.recursive(
 @given(st.data())
 def test_settings_of_any_value(tmp_path_factory, data):
     """Any value under any key of any command, through a file and as text on the command line."""
-    command = data.draw(st.sampled_from(["embed", "sft", "dpo", "candidates", "evaluate", "report", "build masks", "build vision"]))
+    command = data.draw(
+        st.sampled_from(["embed", "sft", "dpo", "candidates", "evaluate", "report", "build masks", "build vision"])
+    )
     cls = cli.settings_class(command)
     keys = [field.name for field in cls.__dataclass_fields__.values() if field.init]
     values = data.draw(st.dictionaries(st.sampled_from(keys), VALUES, max_size=4))
@@ -128,7 +132,9 @@ def test_damaged_coco_json(tmp_path):
     rle = encode_rle(mask)
     good = json.dumps(
         {
-            "images": [{"id": 1, "file_name": "a.png", "width": 30, "height": 20}, {"id": 2, "file_name": "b.png", "width": 30, "height": 20}],
+            "images": [
+                {"id": number, "file_name": f"{number}.png", "width": 30, "height": 20} for number in (1, 2)
+            ],
             "categories": [{"id": 1, "name": "scratch"}],
             "annotations": [
                 {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]},
@@ -146,7 +152,9 @@ def test_damaged_coco_json(tmp_path):
         for image in images:
             for item in image.objects:
                 try:
-                    object_rle(item.segmentation, width=min(max(image.width, 1), 4096), height=min(max(image.height, 1), 4096))
+                    object_rle(
+                        item.segmentation, width=min(max(image.width, 1), 4096), height=min(max(image.height, 1), 4096)
+                    )
                 except ValueError:
                     skipped += 1
         return "skipped and counted" if skipped else "understood"
@@ -169,10 +177,10 @@ def test_damaged_images_and_masks(tmp_path):
     from visionsam_hf.embeddings import decode_image
 
     good = [
-        encoded("RGB", "PNG"), encoded("L", "PNG"), encoded("P", "PNG"), encoded("1", "PNG"), encoded("RGB", "JPEG"), encoded("RGBA", "PNG"),
-        encoded("RGB", "BMP"), encoded("RGB", "TIFF"), encoded("RGB", "TIFF", compression="tiff_lzw"), encoded("RGB", "WEBP"),
-        encoded("RGB", "GIF"), encoded("I;16", "PNG"),
-    ]  # fmt: skip
+        *(encoded(mode, "PNG") for mode in ("RGB", "L", "P", "1", "RGBA", "I;16")),
+        *(encoded("RGB", kind) for kind in ("JPEG", "BMP", "TIFF", "WEBP", "GIF")),
+        encoded("RGB", "TIFF", compression="tiff_lzw"),
+    ]
 
     def attempt(rng, inside):
         content = mutated(rng.choice(good), rng)
@@ -222,15 +230,15 @@ def test_damaged_parquet(kind, project, tmp_path):
         (directory / "data" / name).write_bytes(mutated(good, rng))
         datasets.config.HF_DATASETS_CACHE = out / "cache"
         result = ["--output_dir", str(out / "result")]
-        command = {
-            "segmentation": rng.choice([
-                ["inspect", str(directory), *result],
-                ["evaluate", "--model_name_or_path", "baseline:fill_box", "--dataset", str(directory), "--split", "train", *result],
-                ["curate", "--dataset", str(directory), "--count", "2", *result],
-            ]),
-            "candidates": rng.choice([["annotate", "oracle", "--candidates", str(directory), *result], ["inspect", str(directory), *result]]),
-            "preference": ["inspect", str(directory), *result],
-        }[kind]  # fmt: skip
+        source = ["--dataset", str(directory), *result]
+        look = ["inspect", str(directory), *result]
+        judge = ["evaluate", "--model_name_or_path", "baseline:fill_box", "--split", "train", *source]
+        choices = {
+            "segmentation": [look, judge, ["curate", "--count", "2", *source]],
+            "candidates": [look, ["annotate", "oracle", "--candidates", str(directory), *result]],
+            "preference": [look],
+        }
+        command = rng.choice(choices[kind])
         code = cli.main(command)
         assert code in (0, 2), code
         assert (out / "result" / "stage.json").is_file() == (code == 0)
@@ -261,11 +269,13 @@ def test_damaged_http_bodies(project, tmp_path):
         take_in(engine, "c", candidates, "f", overlap=2)
         return make_app(Store(engine), Pictures(candidates, None), read_secret(), ["here"]), token
 
-    async def send(app, path, body, cookie, method="POST"):
+    async def send(app, path, body, cookie):
         headers = [(b"host", b"here"), (b"origin", b"http://here"), (b"content-type", b"application/json")]
         headers += [(b"cookie", b"visionsam_annotator=" + cookie), (b"content-length", str(len(body)).encode())]
-        scope = {"type": "http", "http_version": "1.1", "method": method, "scheme": "http", "path": path, "raw_path": path.encode(),
-                 "query_string": b"", "headers": headers, "client": ("127.0.0.1", 1), "server": ("here", 80), "root_path": ""}  # fmt: skip
+        scope = dict(
+            type="http", http_version="1.1", method="POST", scheme="http", path=path, raw_path=path.encode(), query_string=b"",
+            headers=headers, client=("127.0.0.1", 1), server=("here", 80), root_path="",
+        )  # fmt: skip
         told = []
 
         async def receive():
@@ -286,11 +296,14 @@ def test_damaged_http_bodies(project, tmp_path):
             status, body = loop.run_until_complete(send(held["app"], "/api/claim", b"{}", held["cookie"]))
             assert status == 200, body
             task = json.loads(body)["tasks"][0]
-            event = {"uuid": "5f0c9f6e-7a5c-4f6e-9a39-3d0f6d5c2a11", "assignment": task["id"], "kind": "submit", "ranking": [1, 2, 3]}
-            held["good"] = [
-                ("/api/events", json.dumps({"events": [event]}).encode()), ("/api/session", json.dumps({"token": token}).encode()),
-                ("/api/claim", b"{}"), ("/api/logout", b"{}"),
-            ]  # fmt: skip
+            event = {
+                "uuid": "5f0c9f6e-7a5c-4f6e-9a39-3d0f6d5c2a11",
+                "assignment": task["id"],
+                "kind": "submit",
+                "ranking": [1, 2, 3],
+            }
+            bodies = {"/api/events": {"events": [event]}, "/api/session": {"token": token}, "/api/claim": {}, "/api/logout": {}}
+            held["good"] = [(path, json.dumps(body).encode()) for path, body in bodies.items()]
         path, body = rng.choice(held["good"][:1] * 3 + held["good"])
         if rng.random() < 0.1:
             path = mutated(path.encode(), rng).decode("latin-1")
@@ -315,10 +328,21 @@ def test_whole_builds_from_damaged_folders(tmp_path):
                 buffer = io.BytesIO()
                 row[kind].save(buffer, "PNG")
                 content = buffer.getvalue()
-                (folder / f"{kind}s" / f"{row['image_id']}.png").write_bytes(mutated(content, rng) if rng.random() < 0.3 else content)
+                (folder / f"{kind}s" / f"{row['image_id']}.png").write_bytes(
+                    mutated(content, rng) if rng.random() < 0.3 else content
+                )
         skip = rng.random() < 0.5
         code = cli.main(
-            ["build", "masks", "--data_dir", str(folder), "--output_dir", f"{folder}-out", "--on_error", "skip" if skip else "stop"]
+            [
+                "build",
+                "masks",
+                "--data_dir",
+                str(folder),
+                "--output_dir",
+                f"{folder}-out",
+                "--on_error",
+                "skip" if skip else "stop",
+            ]
         )
         assert code in (0, 2), code
         return "one line" if code else "skipped and counted" if skip else "understood"

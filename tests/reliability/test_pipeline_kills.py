@@ -11,12 +11,15 @@ from visionsam_hf import cli
 KILLS = 20 if is_long("soak") else 2
 RECIPE = """
 stages:
-  - {{name: sft, run: sft, config: empty.yaml, set: {{model_name_or_path: {model}, dataset: {data}, max_steps: 3,
-     per_device_train_batch_size: 2, use_cpu: true, save_strategy: steps, save_steps: 1, disable_tqdm: true, output_dir: {out}/sft}}}}
-  - {{name: candidates, run: candidates, config: empty.yaml, set: {{model_name_or_path: {out}/sft, dataset: {data},
-     output_dir: {out}/candidates}}}}
-  - {{name: annotate, run: annotate oracle, config: empty.yaml, set: {{candidates: {out}/candidates, output_dir: {out}/preferences}}}}
-  - {{name: evaluate, run: evaluate, config: empty.yaml, set: {{model_name_or_path: {out}/sft, dataset: {data}, output_dir: {out}/evaluate}}}}
+  - {{name: sft, run: sft, config: empty.yaml, set: {{
+       model_name_or_path: {model}, dataset: {data}, output_dir: {out}/sft, max_steps: 3, per_device_train_batch_size: 2,
+       use_cpu: true, save_strategy: steps, save_steps: 1, disable_tqdm: true}}}}
+  - {{name: candidates, run: candidates, config: empty.yaml, set: {{
+       model_name_or_path: {out}/sft, dataset: {data}, output_dir: {out}/candidates}}}}
+  - {{name: annotate, run: annotate oracle, config: empty.yaml, set: {{
+       candidates: {out}/candidates, output_dir: {out}/preferences}}}}
+  - {{name: evaluate, run: evaluate, config: empty.yaml, set: {{
+       model_name_or_path: {out}/sft, dataset: {data}, output_dir: {out}/evaluate}}}}
 """
 
 

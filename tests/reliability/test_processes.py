@@ -53,7 +53,9 @@ def one(project, tmp_path_factory):
     """What one process gives, with a batch of 8."""
     out = tmp_path_factory.mktemp("one")
     for stage, words in commands(project, out, 8).items():
-        ending = fork(lambda words=words, stage=stage: cli.main([*words, "--output_dir", str(out / stage)]), log=out / "log")
+        ending = fork(
+            lambda words=words, stage=stage: cli.main([*words, "--output_dir", str(out / stage)]), log=out / "log"
+        )
         assert ending.code == 0, ending.text
     (out / "log").unlink()
     (out / "log.changes").unlink()
@@ -93,9 +95,25 @@ def test_two_machines_give_the_numbers_of_one(project, one, tmp_path):
     port, out = free_port(), tmp_path / "two"
     nodes = [
         launch(
-            "--mixed_precision", "no", "--num_machines", 2, "--num_processes", 2, "--machine_rank", rank, "--main_process_ip", "127.0.0.1",
-            "--main_process_port", port, "-m", "tests.reliability.two_processes", project.root, out, 4,
-            config="multi_node.yaml", ACCELERATE_USE_CPU="true",
+            "--mixed_precision",
+            "no",
+            "--num_machines",
+            2,
+            "--num_processes",
+            2,
+            "--machine_rank",
+            rank,
+            "--main_process_ip",
+            "127.0.0.1",
+            "--main_process_port",
+            port,
+            "-m",
+            "tests.reliability.two_processes",
+            project.root,
+            out,
+            4,
+            config="multi_node.yaml",
+            ACCELERATE_USE_CPU="true",
         )  # fmt: skip
         for rank in range(2)
     ]
@@ -109,7 +127,11 @@ def test_a_process_that_dies_ends_the_run_with_a_message(stage, project, tmp_pat
     started = time.monotonic()
     run = launch("-m", "tests.reliability.two_processes", project.root, tmp_path / "two", 4, DIE_IN=stage)
     text, _ = run.communicate(timeout=PATIENCE)
-    assert run.returncode not in (0, None) and "exitcode" in text.replace(" ", "") and time.monotonic() - started < PATIENCE
+    assert (
+        run.returncode not in (0, None)
+        and "exitcode" in text.replace(" ", "")
+        and time.monotonic() - started < PATIENCE
+    )
     assert not (tmp_path / "two" / stage).exists()
 
 

@@ -47,7 +47,9 @@ def test_the_bomb_goes_off_where_pickles_are_trusted(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "plain"])
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.pt", "adapter_model.bin", "model.ckpt", "model.pkl"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "pytorch_model.pt", "adapter_model.bin", "model.ckpt", "model.pkl"]
+)
 def test_a_model_directory_with_pickles_runs_nothing(name, kind, project, tmp_path):
     for with_weights in (False, True):
         model = tmp_path / f"model{with_weights}"
@@ -71,7 +73,9 @@ def test_a_model_may_not_bring_code(project, tmp_path):
     shutil.copytree(project.model, model)
     for name in ("config.json", "processor_config.json"):
         values = json.loads((model / name).read_text())
-        values["auto_map"] = {key: "stranger.Model" for key in ("AutoModel", "AutoConfig", "AutoProcessor", "AutoImageProcessor")}
+        values["auto_map"] = {
+            key: "stranger.Model" for key in ("AutoModel", "AutoConfig", "AutoProcessor", "AutoImageProcessor")
+        }
         (model / name).write_text(json.dumps(values))
     (model / "stranger.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'trace')!r})\n")
     try:
@@ -82,7 +86,9 @@ def test_a_model_may_not_bring_code(project, tmp_path):
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin"]
+)
 def test_a_checkpoint_of_a_stranger_runs_nothing(name, project, tmp_path):
     """Even one whose hashes are right: only tensors and numbers are read."""
     out = tmp_path / "out"
@@ -153,6 +159,7 @@ SCRIPT = "<script>alert(1)</script>"
 def test_names_with_markup_stay_text_on_every_page(tmp_path):
     """A category, a defect, an image name and a title that are scripts: report, inspection page, cards."""
     from conftest import segmentation_rows
+
     from visionsam_hf.data import write_splits
     from visionsam_hf.schema import segmentation_features
 
@@ -162,7 +169,9 @@ def test_names_with_markup_stay_text_on_every_page(tmp_path):
         for item in row["objects"]:
             item["defect"] = f"<img src=x onerror=alert(1)>{SCRIPT}"
     card = f"---\ntitle: '{SCRIPT}'\n---\n"
-    write_splits(tmp_path / "data", {"train": rows, "heldout": rows}, segmentation_features([SCRIPT, "other"]), card=card)
+    write_splits(
+        tmp_path / "data", {"train": rows, "heldout": rows}, segmentation_features([SCRIPT, "other"]), card=card
+    )
     data = str(tmp_path / "data")
     for words in (
         ["inspect", data, "--output_dir", str(tmp_path / "inspect")],

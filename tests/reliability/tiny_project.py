@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CATEGORIES, SIDE, segmentation_rows, tiny_config, tiny_processor
+
 from visionsam_hf import cli
 from visionsam_hf.data import write_splits
 from visionsam_hf.modeling import initialise
@@ -33,24 +34,71 @@ class Project:
         """Stage -> the words of its command, which writes `out / "result"`."""
         result = ["--output_dir", str(out / "result")]
         model, data = ["--model_name_or_path", self.model], ["--dataset", self.data]
-        train = ["--max_steps", "7", "--per_device_train_batch_size", "2", "--use_cpu", "true", "--learning_rate", "1e-3",
-                 "--save_strategy", "steps", "--save_steps", "2", "--logging_steps", "3", "--save_total_limit", "2",
-                 "--disable_tqdm", "true"]
+        train = [
+            "--max_steps",
+            "7",
+            "--per_device_train_batch_size",
+            "2",
+            "--use_cpu",
+            "true",
+            "--learning_rate",
+            "1e-3",
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            "2",
+            "--logging_steps",
+            "3",
+            "--save_total_limit",
+            "2",
+            "--disable_tqdm",
+            "true",
+        ]
         return {
             "build masks": ["build", "masks", "--data_dir", self.folder, "--num_proc", "1", *result],
             "build synthetic": ["build", "synthetic", "--image_size", "64", "--images", "{train: 3, test: 2}", *result],
             "curate": ["curate", *data, "--count", "3", *result],
             "inspect": ["inspect", self.data, *result],
             "embed": ["embed", *model, *data, "--embeddings", str(out / "cache"), *result],
-            "sft": ["sft", *model, *data, *train, "--box_jitter", "0.1", "--prompt_mix", "{box: 1, point: 1}",
-                    "--w_dice", "1", *result],
-            "candidates": ["candidates", *model, *data, "--splits", "[train]", "--candidate_source", "tokens", "box_jitter",
-                           *result],
+            "sft": [
+                "sft",
+                *model,
+                *data,
+                *train,
+                "--box_jitter",
+                "0.1",
+                "--prompt_mix",
+                "{box: 1, point: 1}",
+                "--w_dice",
+                "1",
+                *result,
+            ],
+            "candidates": [
+                "candidates",
+                *model,
+                *data,
+                "--splits",
+                "[train]",
+                "--candidate_source",
+                "tokens",
+                "box_jitter",
+                *result,
+            ],
             "annotate oracle": ["annotate", "oracle", "--candidates", self.candidates, *result],
             "dpo": ["dpo", *model, "--dataset", self.preferences, *train, *result],
             "evaluate": ["evaluate", *model, *data, "--split", "heldout", *result],
-            "report": ["report", "--systems", json.dumps({"SAM": [self.evaluation]}), "--dataset", self.data,
-                       "--candidates", self.candidates, "--preferences", self.preferences, *result],
+            "report": [
+                "report",
+                "--systems",
+                json.dumps({"SAM": [self.evaluation]}),
+                "--dataset",
+                self.data,
+                "--candidates",
+                self.candidates,
+                "--preferences",
+                self.preferences,
+                *result,
+            ],
         }
 
 
@@ -117,5 +165,7 @@ def _without_times(value: Any) -> Any:
 def strays(directory: Path) -> Iterator[str]:
     """Whatever only an unfinished run may have: unfinished directories, locks, temporary files."""
     for path in directory.rglob("*"):
-        if path.name.endswith((".partial", ".old", ".lock", ".tmp", ".writing")) or path.name.startswith((".cache-", ".unpacking")):
+        if path.name.endswith((".partial", ".old", ".lock", ".tmp", ".writing")) or path.name.startswith(
+            (".cache-", ".unpacking")
+        ):
             yield path.relative_to(directory).as_posix()

@@ -17,10 +17,29 @@ def commands(project: Project, out: Path, batch: int) -> dict[str, list[str]]:
     """Stage -> the words of its command; `batch` samples a process and step."""
     model, common = ["--model_name_or_path", project.model], ["--use_cpu", "true", "--disable_tqdm", "true"]
     # Five steps over 12 prompts in batches of 8: the last batch of an epoch is uneven on two processes.
-    train = ["--max_steps", "5", "--learning_rate", "1e-3", "--logging_steps", "1", "--per_device_train_batch_size", str(batch)]
+    train = [
+        "--max_steps",
+        "5",
+        "--learning_rate",
+        "1e-3",
+        "--logging_steps",
+        "1",
+        "--per_device_train_batch_size",
+        str(batch),
+    ]
     cache = ["--embeddings", str(out / "cache"), "--embedding_dtype", "float32"]
     return {
-        "embed": ["embed", *model, "--dataset", project.data, "--splits", "[train, heldout]", "--batch_size", "3", *cache],
+        "embed": [
+            "embed",
+            *model,
+            "--dataset",
+            project.data,
+            "--splits",
+            "[train, heldout]",
+            "--batch_size",
+            "3",
+            *cache,
+        ],
         "sft": ["sft", *model, "--dataset", project.data, *train, *common, *cache, "--w_dice", "1"],
         "dpo": ["dpo", *model, "--dataset", project.preferences, *train, *common, "--loss_type", "region"],
         "evaluate": ["evaluate", *model, "--dataset", project.data, "--split", "train"],

@@ -27,7 +27,10 @@ def test_the_oracle_writes_a_preference_data_set_with_the_same_splits(tmp_path):
     assert len(train) == 5
     for row in train:
         truth = decode_mask(row["truth"])
-        iou = [(mask & truth).sum() / (mask | truth).sum() for mask in (decode_mask(row["chosen"]), decode_mask(row["rejected"]))]
+        iou = [
+            (mask & truth).sum() / (mask | truth).sum()
+            for mask in (decode_mask(row["chosen"]), decode_mask(row["rejected"]))
+        ]
         assert iou[0] > iou[1]
         assert row["votes"] == 3
         assert {annotation["kind"] for annotation in row["annotations"]} == {"oracle"}

@@ -22,14 +22,30 @@ def write_model(directory):
     torch.manual_seed(0)
     config = SamConfig(
         vision_config=dict(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, output_channels=16, num_pos_feats=8,
-            image_size=64, patch_size=8, window_size=0, global_attn_indexes=[0], mlp_dim=16, scale=1, initializer_range=0.02,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            output_channels=16,
+            num_pos_feats=8,
+            image_size=64,
+            patch_size=8,
+            window_size=0,
+            global_attn_indexes=[0],
+            mlp_dim=16,
+            scale=1,
+            initializer_range=0.02,
         ),
-        prompt_encoder_config=dict(hidden_size=16, image_size=64, patch_size=8, image_embedding_size=8, mask_input_channels=4),
-        mask_decoder_config=dict(hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16),
+        prompt_encoder_config=dict(
+            hidden_size=16, image_size=64, patch_size=8, image_embedding_size=8, mask_input_channels=4
+        ),
+        mask_decoder_config=dict(
+            hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+        ),
     )
     SamModel(config).save_pretrained(directory)
-    SamProcessor(SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})).save_pretrained(directory)
+    SamProcessor(SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})).save_pretrained(
+        directory
+    )
     return str(directory)
 
 

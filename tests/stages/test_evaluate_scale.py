@@ -28,7 +28,8 @@ def test_three_processes_give_the_numbers_of_one(tmp_path):
     options = [word for key, value in values.items() for word in (f"--{key}", str(value))]
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch",
-         "--config_file", ROOT / "accelerate_configs" / "multi_cpu.yaml", "--num_processes", "3", "-m", "visionsam_hf", "evaluate", *options, "--output_dir", tmp_path / "three"],
+         "--config_file", ROOT / "accelerate_configs" / "multi_cpu.yaml", "--num_processes", "3",
+         "-m", "visionsam_hf", "evaluate", *options, "--output_dir", tmp_path / "three"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -50,7 +51,8 @@ def test_memory_does_not_grow_with_the_prompts(tmp_path, streaming):
     for prompts in (100, 2000):
         done = subprocess.run(
             [sys.executable, "-m", "visionsam_hf", "evaluate", "--model_name_or_path", tmp_path / "model",
-             "--dataset", data, "--max_prompts", str(prompts), "--streaming", str(streaming), "--output_dir", tmp_path / str(prompts)],
+             "--dataset", data, "--max_prompts", str(prompts), "--streaming", str(streaming),
+             "--output_dir", tmp_path / str(prompts)],
             capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]

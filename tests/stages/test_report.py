@@ -56,7 +56,13 @@ def write_candidates(directory, data):
             yield common | {"candidates": candidates}
 
     write_splits(directory, {"train": rows()}, candidate_features(CATEGORIES), card=CARD)
-    record = {"stage": "candidates", "settings": {}, "inputs": {}, "fingerprint": "c", "results": {"mean_pairwise_iou": 0.61}}
+    record = {
+        "stage": "candidates",
+        "settings": {},
+        "inputs": {},
+        "fingerprint": "c",
+        "results": {"mean_pairwise_iou": 0.61},
+    }
     (directory / "stage.json").write_text(json.dumps(record))
     return str(directory)
 
@@ -64,7 +70,12 @@ def write_candidates(directory, data):
 def write_preferences(directory, data, *, chosen=0, rejected=2):
     def rows():
         for number, (common, masks) in enumerate(prompts(data)):
-            pair = {"chosen": encode_mask(masks[chosen]), "rejected": encode_mask(masks[rejected]), "margin": number / 7, "votes": 3}
+            pair = {
+                "chosen": encode_mask(masks[chosen]),
+                "rejected": encode_mask(masks[rejected]),
+                "margin": number / 7,
+                "votes": 3,
+            }
             yield common | pair | {"candidates": [], "annotations": []}
 
     write_splits(directory, {"train": rows()}, preference_features(CATEGORIES), card=CARD)
@@ -139,7 +150,15 @@ def test_the_whole_report(inputs, tmp_path):
     assert found["candidates"] == {"mean_pairwise_iou": 0.61}
     assert found["training"]["DPO <b>"]["last_eval_loss"] == 0.66
     assert [row["images"] for row in found["dataset"]] == [8, 14]
-    for words in ("0.661, 0.779", "Largest gain", "Drawn by lot", "Preferences pay", "Candidate 3", "Rejected", "0.610"):
+    for words in (
+        "0.661, 0.779",
+        "Largest gain",
+        "Drawn by lot",
+        "Preferences pay",
+        "Candidate 3",
+        "Rejected",
+        "0.610",
+    ):
         assert words in page, words
     assert (tmp_path / "other-stage").is_dir() and is_done("report", settings)
 
@@ -148,13 +167,17 @@ def test_the_page_needs_nothing_else(inputs, tmp_path):
     _, page, _ = make(tmp_path, **inputs)
     parsed = Page(page)
     assert "script" not in parsed.tags and "DPO <b>" not in page and "DPO &lt;b&gt;" in page
-    links = [value for _, found in parsed.attributes for key, value in found.items() if key in ("src", "href", "xlink:href")]
+    links = [
+        value for _, found in parsed.attributes for key, value in found.items() if key in ("src", "href", "xlink:href")
+    ]
     assert links and all(link.startswith(("#", "data:image/")) for link in links)
     assert not re.findall(r"url\((?!#)", page)
     images = [found for tag, found in parsed.attributes if tag == "img"]
     assert len(images) > 40 and all(found["alt"] for found in images)
     assert all(found.get("aria-label") for tag, found in parsed.attributes if tag == "svg")
-    identifiers = [found["id"] for _, found in parsed.attributes if "id" in found and not found["id"].startswith(("m", "p"))]
+    identifiers = [
+        found["id"] for _, found in parsed.attributes if "id" in found and not found["id"].startswith(("m", "p"))
+    ]
     targets = [link[1:] for link in links if link.startswith("#") and len(link) < 15]
     assert set(targets) <= {found["id"] for _, found in parsed.attributes if "id" in found} and identifiers
     # The figures' own colours are the page's variables, so that dark mode reaches them.
@@ -237,7 +260,10 @@ def test_what_is_no_evaluation_is_the_users_error(inputs, tmp_path):
 
 def test_a_data_set_of_one_image_has_no_interval(tmp_path):
     data = write_discs(tmp_path / "data", heldout=1)
-    systems = {name: [write_evaluation(tmp_path / name, data, "heldout", shift)] for name, shift in (("SAM", 6), ("SFT-SAM", 1))}
+    systems = {
+        name: [write_evaluation(tmp_path / name, data, "heldout", shift)]
+        for name, shift in (("SAM", 6), ("SFT-SAM", 1))
+    }
     found, page, _ = make(tmp_path / "out", systems=systems)
     assert found["systems"]["SAM"]["intervals"]["iou"] is None and found["systems"]["SAM"]["difference"]["iou"] is None
     Page(page)

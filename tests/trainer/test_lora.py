@@ -61,7 +61,14 @@ def test_the_adapter_alone_moves(model_dir, segmentation, preferences, tmp_path,
 
 
 def test_losses_are_logged_as_without_an_adapter(model_dir, segmentation, tmp_path, caplog):
-    trainer = sft(model_dir, segmentation, tmp_path / "out", embeddings=str(tmp_path / "cache"), eval_strategy="steps", eval_steps=2)
+    trainer = sft(
+        model_dir,
+        segmentation,
+        tmp_path / "out",
+        embeddings=str(tmp_path / "cache"),
+        eval_strategy="steps",
+        eval_steps=2,
+    )
     trainer.train()
     names = {key for entry in trainer.state.log_history for key in entry}
     assert {"loss", "iou", "eval_loss", "eval_iou"} <= names
@@ -72,7 +79,9 @@ def test_saved_adapters_load_with_plain_peft(model_dir, segmentation, tmp_path):
     """In a process that never imports this package, and equal to `load_model`'s merged weights."""
     directory = finished(sft(model_dir, segmentation, tmp_path / "out"), tmp_path / "adapter")
     assert not (directory / "model.safetensors").exists()
-    assert (directory / "adapter_model.safetensors").stat().st_size < (model_dir / "model.safetensors").stat().st_size / 2
+    assert (directory / "adapter_model.safetensors").stat().st_size < (
+        model_dir / "model.safetensors"
+    ).stat().st_size / 2
     script = (
         "import sys, torch; from peft import PeftConfig, PeftModel; from transformers import SamModel, SamProcessor\n"
         "SamProcessor.from_pretrained(sys.argv[1])\n"

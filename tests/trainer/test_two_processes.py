@@ -28,7 +28,9 @@ if trainer.is_world_process_zero():
 
 def run(work, out, batch, processes):
     (work / "script.py").write_text(SCRIPT)
-    launched = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    launched = (
+        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    )
     done = subprocess.run(
         [sys.executable, *launched, work / "script.py", work, str(batch), out],
         capture_output=True, text=True, cwd=work,

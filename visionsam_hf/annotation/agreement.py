@@ -121,7 +121,11 @@ def position_bias(best_panes: Sequence[int]) -> tuple[list[int], float]:
 def tau_against(tasks: Sequence[Task], others: Sequence[Sequence[float] | None], verdict: Callable) -> float:
     """Mean τ-b of the annotators' mean ranks with another opinion on each task (lower is better), where there is one."""
     return _mean(
-        [tau(verdict(list(task.values())), other) for task, other in zip(tasks, others, strict=True) if other is not None]
+        [
+            tau(verdict(list(task.values())), other)
+            for task, other in zip(tasks, others, strict=True)
+            if other is not None
+        ]
     )
 
 

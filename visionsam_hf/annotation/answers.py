@@ -29,6 +29,13 @@ class Answer:
     at: float
     detail: dict[str, Any]
 
+    @property
+    def ranks(self) -> list[int]:
+        """The ranking of an answer whose status is "ranked"."""
+        if self.ranking is None:
+            raise ValueError(f"the answer of {self.annotator} to task {self.task_id} ranks nothing")
+        return self.ranking
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:

@@ -75,7 +75,9 @@ def restore(engine: Engine, source: Path) -> int:
     try:
         file = source.open(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); give a file that 'annotate dump' wrote") from None
+        raise UserError(
+            f"{source}: cannot be read ({error.strerror}); give a file that 'annotate dump' wrote"
+        ) from None
     count = 0
     with file, writing(engine) as connection:
         if connection.execute(select(project.c.id)).first() is not None:

@@ -17,11 +17,12 @@ _MEANINGS = {
     "tau_with_score": "Kendall's τ-b of the mean ranks and the model's scores, mean over tasks",
 }
 
+_TOLERANCES = ", ".join(f"{tolerance:g}" for tolerance in BOUNDARY_TOLERANCES)
 RUBRIC = f"""Rubric version {RUBRIC_VERSION}. With the candidate P, the truth G and P* = P without components farther than
 {SPURIOUS_TOLERANCE:g} px from G (pixels of an image of 512):
 
 - coverage: |P∩G| / |G|
-- boundary: share of the contours of P* and G within a tolerance of each other, mean over {", ".join(f"{tolerance:g}" for tolerance in BOUNDARY_TOLERANCES)} px
+- boundary: share of the contours of P* and G within a tolerance of each other, mean over {_TOLERANCES} px
 - over_under: |P*∩G| / |P*|
 - noise: 1 − (|P∖P*| + holes of P inside G) / |P|, at least 0
 
@@ -81,10 +82,19 @@ def statistics_table(figures: Mapping[str, Any]) -> str:
 def annotator_table(annotators: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: a line an annotator."""
     rows = [
-        [name, of["rankings"], _cell(of["tau_others"]), _cell(of["gold_tau"]), _cell(of["repeats"]["tau"]), _cell(of["median_seconds"])]
+        [
+            name,
+            of["rankings"],
+            _cell(of["tau_others"]),
+            _cell(of["gold_tau"]),
+            _cell(of["repeats"]["tau"]),
+            _cell(of["median_seconds"]),
+        ]
         for name, of in annotators.items()
     ]
-    return markdown_table(["annotator", "rankings", "τ with the others", "τ on gold", "τ with themselves", "median s"], rows)
+    return markdown_table(
+        ["annotator", "rankings", "τ with the others", "τ on gold", "τ with themselves", "median s"], rows
+    )
 
 
 FIGURES = {

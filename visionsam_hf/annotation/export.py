@@ -78,7 +78,7 @@ class Exporter:
     def __init__(self, answers: "Sequence[Answer]", kind: str, min_votes: int) -> None:
         self._kind = kind
         self._min_votes = min_votes
-        self._by_row: "dict[tuple[str, int], list[Answer]]" = {}
+        self._by_row: dict[tuple[str, int], list[Answer]] = {}
         for item in answers:
             if item.task_kind == "ranked" and item.round == 0 and not item.surplus:
                 self._by_row.setdefault((item.split, item.row), []).append(item)
@@ -106,7 +106,7 @@ class Exporter:
             )
             ious = None if truth is None else [float((m & truth).sum() / max((m | truth).sum(), 1)) for m in masks]
             scores = [candidate["score"] for candidate in row["candidates"]]
-            self._tally.add([item.ranking for item in deciding], verdict, scores, ious)
+            self._tally.add([item.ranks for item in deciding], verdict, scores, ious)
             if preference is None:
                 continue
             for item in ranked:
@@ -129,7 +129,7 @@ class Exporter:
 
 
 def _annotation(item: "Answer") -> Annotation:
-    return Annotation(item.annotator, item.kind, item.ranking, item.detail.get("criterion"), item.detail.get("seconds"))
+    return Annotation(item.annotator, item.kind, item.ranks, item.detail.get("criterion"), item.detail.get("seconds"))
 
 
 def candidate_masks(row: Mapping[str, Any]) -> list[np.ndarray]:

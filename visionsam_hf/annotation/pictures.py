@@ -96,7 +96,9 @@ def masks_png(scene: Scene, order: list[int]) -> bytes:
 
 
 def truth_png(scene: Scene) -> bytes:
-    """The truth as a grey PNG, 255 inside."""
+    """The truth as a grey PNG, 255 inside; of a scene that has one."""
+    if scene.truth is None:
+        raise ValueError("this scene has no truth")
     return _png(scene.truth.astype(np.uint8) * 255)
 
 
@@ -105,7 +107,8 @@ def feedback_numbers(scene: Scene, order: list[int]) -> list[dict[str, float]]:
     table = criteria_table([scene.masks[place] for place in order], scene.truth)
     names = ("coverage", "boundary", "over_under", "noise")
     return [
-        {name: round(float(value), 3) for name, value in zip(names, row, strict=True)} | {"mean": round(float(row.mean()), 3)}
+        {name: round(float(value), 3) for name, value in zip(names, row, strict=True)}
+        | {"mean": round(float(row.mean()), 3)}
         for row in table
     ]
 

@@ -25,8 +25,9 @@ def scale_plot(lines: Sequence[tuple[str, float | None, Sequence[float | None] |
         if value is None:
             parts.append(f'<text class="quiet" x="{x(0) + 6:.1f}" y="{y + 4}">no data</text>')
             continue
-        if interval and None not in interval:
-            parts.append(f'<line class="range" x1="{x(interval[0]):.1f}" x2="{x(interval[1]):.1f}" y1="{y}" y2="{y}"/>')
+        first, last = interval or (None, None)
+        if first is not None and last is not None:
+            parts.append(f'<line class="range" x1="{x(first):.1f}" x2="{x(last):.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot" cx="{x(value):.1f}" cy="{y}" r="5"/>')
         parts.append(f'<text class="value" x="{_WIDTH - 4}" y="{y + 4}" text-anchor="end">{value:.2f}</text>')
     alt = "; ".join(f"{label} {'no data' if value is None else format(value, '.2f')}" for label, value, _ in lines)
@@ -43,14 +44,17 @@ def bar_plot(bars: Sequence[tuple[str, float]], *, expected: float | None = None
         tall = (base - top) * value / most
         x = 20 + index * step
         parts.append(
-            f'<rect class="bar" x="{x + step * 0.12:.1f}" y="{base - tall:.1f}" width="{step * 0.76:.1f}" height="{tall:.1f}" rx="2"/>'
+            f'<rect class="bar" x="{x + step * 0.12:.1f}" y="{base - tall:.1f}"'
+            f' width="{step * 0.76:.1f}" height="{tall:.1f}" rx="2"/>'
         )
         if len(bars) <= 10:
             parts.append(
                 f'<text class="value inside" x="{x + step / 2:.1f}" y="{base - 10}" text-anchor="middle">{value:g}</text>'
             )
         if label:
-            parts.append(f'<text class="quiet" x="{x + step / 2:.1f}" y="{base + 18}" text-anchor="middle">{escape(label)}</text>')
+            parts.append(
+                f'<text class="quiet" x="{x + step / 2:.1f}" y="{base + 18}" text-anchor="middle">{escape(label)}</text>'
+            )
     if expected is not None:
         y = base - (base - top) * expected / most
         parts.append(f'<line class="expected" x1="14" x2="{_WIDTH - 14}" y1="{y:.1f}" y2="{y:.1f}"/>')

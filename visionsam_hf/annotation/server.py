@@ -158,6 +158,8 @@ def make_app(store: Store, pictures: Pictures, secret: bytes, hosts: list[str], 
         work = _answered_calibration(store, work_of(me, public))
         answer = store.answer(work.public)
         truth_ranking = store.truth_ranking(work.task_id)
+        if answer is None or truth_ranking is None:
+            raise HTTPException(404, "nothing to compare with")
         return {
             "truth": [truth_ranking[place] for place in work.order],
             "yours": None if answer["ranking"] is None else [answer["ranking"][place] for place in work.order],

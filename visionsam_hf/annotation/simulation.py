@@ -39,7 +39,7 @@ def rank_in_store(
                         assignment=item.public,
                         kind="submit",
                         ranking=[ranking[place] for place in item.order],
-                        criterion=criterion,
+                        criterion=criterion,  # type: ignore[arg-type]  # pydantic checks it
                     ),
                 )
                 answered += 1

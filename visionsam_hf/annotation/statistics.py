@@ -48,12 +48,12 @@ def _describe(
     ranked = [item for item in work if item.status == "ranked" and not item.surplus]
     by_task: dict[int, dict[str, list[int]]] = {}
     for item in ranked:
-        by_task.setdefault(item.task_id, {})[item.annotator] = item.ranking
+        by_task.setdefault(item.task_id, {})[item.annotator] = item.ranks
     ids, sets = list(by_task), list(by_task.values())
     verdicts = [aggregate(list(task.values())) for task in sets]
     pairs = [None if verdict.is_tie else (verdict.order[0], verdict.order[-1]) for verdict in verdicts]
     bests = [
-        item.order.index(item.ranking.index(1)) for item in ranked if item.ranking.count(1) == 1
+        item.order.index(item.ranks.index(1)) for item in ranked if item.ranks.count(1) == 1
     ]
     panes, position_p = agreement.position_bias(bests)
     seconds = [item.detail["seconds"] for item in ranked if item.detail.get("seconds") is not None]
@@ -70,7 +70,7 @@ def _describe(
         "kappa_best": agreement.best_choice_kappa(sets),
         "exact_order": agreement.exact_agreement(sets),
         "unanimous": agreement.unanimity(sets, pairs),
-        "tie_rate": _share([len(set(item.ranking)) < 3 for item in ranked]),
+        "tie_rate": _share([len(set(item.ranks)) < 3 for item in ranked]),
         "unusable_rate": _share([bool(item.detail.get("unusable")) for item in ranked]),
         "skip_rate": _share([item.status == "skipped" for item in work]),
         "flag_rate": _share([item.status == "flagged" for item in work]),
@@ -92,7 +92,9 @@ def _describe(
     }
 
 
-def _per_annotator(answers: Sequence[Answer], sets: Sequence[agreement.Task], tasks: Mapping[int, Task]) -> dict[str, Any]:
+def _per_annotator(
+    answers: Sequence[Answer], sets: Sequence[agreement.Task], tasks: Mapping[int, Task]
+) -> dict[str, Any]:
     against_others = agreement.leave_one_out_tau(sets)
     found = {}
     for name in sorted({item.annotator for item in answers}, key=lambda name: (len(name), name)):
@@ -104,7 +106,7 @@ def _per_annotator(answers: Sequence[Answer], sets: Sequence[agreement.Task], ta
             "tau_others": against_others.get(name, math.nan),
             "gold_tau": _gold(mine, tasks),
             "repeats": _repeats(mine),
-            "tie_rate": _share([len(set(item.ranking)) < 3 for item in ranked]),
+            "tie_rate": _share([len(set(item.ranks)) < 3 for item in ranked]),
             "median_seconds": float(np.median(seconds)) if seconds else math.nan,
         }
     return found
@@ -113,12 +115,12 @@ def _per_annotator(answers: Sequence[Answer], sets: Sequence[agreement.Task], ta
 def _repeats(answers: Sequence[Answer]) -> dict[str, Any]:
     """How a person's second answer to a task compares with their first."""
     first = {
-        (item.annotator, item.task_id): item.ranking
+        (item.annotator, item.task_id): item.ranks
         for item in answers
         if item.round == 0 and item.task_kind == "ranked" and item.status == "ranked"
     }
     pairs = [
-        (first[item.annotator, item.task_id], item.ranking)
+        (first[item.annotator, item.task_id], item.ranks)
         for item in answers
         if item.round > 0 and item.task_kind == "ranked" and item.status == "ranked"
         if (item.annotator, item.task_id) in first
@@ -134,9 +136,9 @@ def _repeats(answers: Sequence[Answer]) -> dict[str, Any]:
 
 def _gold(answers: Sequence[Answer], tasks: Mapping[int, Task]) -> float:
     values = [
-        tau(item.ranking, tasks[item.task_id].truth_ranking)
+        tau(item.ranks, truth)
         for item in answers
-        if item.task_kind == "gold" and item.status == "ranked"
+        if item.task_kind == "gold" and item.status == "ranked" and (truth := tasks[item.task_id].truth_ranking)
     ]
     finite = [value for value in values if math.isfinite(value)]
     return float(np.mean(finite)) if finite else math.nan

@@ -11,7 +11,17 @@ from sqlalchemy import Connection, Engine, and_, func, insert, or_, select, upda
 
 from visionsam_hf.annotation.projection import apply_event
 from visionsam_hf.annotation.submission import Submission, by_candidate
-from visionsam_hf.annotation.tables import annotator, answer, assignment, candidate, events, project, reading, task, writing
+from visionsam_hf.annotation.tables import (
+    annotator,
+    answer,
+    assignment,
+    candidate,
+    events,
+    project,
+    reading,
+    task,
+    writing,
+)
 from visionsam_hf.annotation.tally import tau
 
 LEASE_SECONDS = 600.0
@@ -100,7 +110,9 @@ class Store:
             if shared and row.lease_until <= now and self._taken(connection, row.task_id, annotator_id, now) >= overlap:
                 continue
             held.append(row.id)
-            connection.execute(update(assignment).where(assignment.c.id == row.id).values(lease_until=now + LEASE_SECONDS))
+            connection.execute(
+                update(assignment).where(assignment.c.id == row.id).values(lease_until=now + LEASE_SECONDS)
+            )
             if len(held) == count:
                 break
         return held
@@ -214,7 +226,7 @@ class Store:
                 raise Refused("no such task in your hands")
             now = self._clock()
             standing = connection.execute(select(answer).where(answer.c.assignment_id == row.id)).first()
-            kind = submission.kind
+            kind: str = submission.kind
             if kind == "submit" and standing is not None:
                 kind = "revise"
             surplus = self._is_surplus(connection, row, standing, kind, now)
@@ -286,7 +298,9 @@ class Store:
             state = calibration_state(connection, annotator_id, self.gate)
             if not state["tasks"] or state["passed"] or state["done"] < state["tasks"]:
                 raise Refused("the calibration cannot be begun again now")
-            first = connection.execute(select(task.c.id).where(task.c.kind == "calibration").order_by(task.c.id)).scalar()
+            first = connection.execute(
+                select(task.c.id).where(task.c.kind == "calibration").order_by(task.c.id)
+            ).scalar()
             seed = connection.execute(select(project.c.seed)).scalar()
             self._assign(connection, annotator_id, first, state["attempt"] + 1, seed, self._clock())
 

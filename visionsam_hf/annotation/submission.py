@@ -59,7 +59,8 @@ class Submission(BaseModel):
     @classmethod
     def _one_to_five(cls, ratings: list[list[int]] | None) -> list[list[int]] | None:
         if ratings is not None and (
-            [len(row) for row in ratings] != [len(CRITERIA)] * PANES or not all(1 <= v <= 5 for row in ratings for v in row)
+            [len(row) for row in ratings] != [len(CRITERIA)] * PANES
+            or not all(1 <= v <= 5 for row in ratings for v in row)
         ):
             raise ValueError(f"not {PANES} times {len(CRITERIA)} numbers from 1 to 5")
         return ratings
@@ -92,6 +93,8 @@ def by_candidate(
         return payload | {"reason": submission.reason}
     if submission.kind == "skip":
         return payload
+    if submission.ranking is None:
+        raise ValueError("a submission without a ranking")
     ranks = [submission.ranking[order.index(place)] for place in range(PANES)]
     shared = [min(ranks[other] for other in range(PANES) if twins[other] == twins[place]) for place in range(PANES)]
     payload["ranking"] = dense(shared)

@@ -171,7 +171,9 @@ def open_engine(store: str, *, create: bool = False) -> Engine:
         raise
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise UserError(f"{store}: cannot be opened as an annotation store ({reason}); give a SQLite file or a URL") from None
+        raise UserError(
+            f"{store}: cannot be opened as an annotation store ({reason}); give a SQLite file or a URL"
+        ) from None
     return engine
 
 

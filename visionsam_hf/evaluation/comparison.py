@@ -40,7 +40,7 @@ def system_entry(
 ) -> dict[str, Any]:
     """One system in `report.json`: flat numbers of the headline split, and every split beneath."""
     entry: dict[str, Any] = {"splits": {}}
-    for own, result in systems[name].items():
+    for own in systems[name]:
         entry["splits"][own] = _split_entry(systems, name, own, resamples=resamples, seed=seed)
     if split in entry["splits"]:
         flat = ("iou", "dice", "n", "images", "intervals", "seeds", "difference")

@@ -13,11 +13,11 @@ from visionsam_hf.errors import UserError
 from visionsam_hf.evaluation import SELECTIONS
 from visionsam_hf.evaluation.appearance import BINS, bin_index
 from visionsam_hf.evaluation.calibration import calibration, top1_agreement
-from visionsam_hf.evaluation.chunks import dataset_chunks
 from visionsam_hf.evaluation.cases import CASES, CaseThresholds, classify
+from visionsam_hf.evaluation.chunks import dataset_chunks
+from visionsam_hf.evaluation.counts import COUNTS, METRICS, averages, exact_mean, metric_values
 from visionsam_hf.evaluation.per_sample import SCHEMA, columns_of, score_prompt
 from visionsam_hf.evaluation.statistics import bootstrap_interval
-from visionsam_hf.evaluation.counts import COUNTS, METRICS, averages, exact_mean, metric_values
 
 if TYPE_CHECKING:
     from transformers import SamModel, SamProcessor
@@ -94,7 +94,7 @@ def model_predictor(
     name = model if isinstance(model, str) else ""
     if isinstance(model, str):
         model = load_model(model) if model_family(model) == "sam" else load_promptable(model)
-    asked = {"prompt": prompt, "batch_size": batch_size}
+    asked: dict[str, Any] = {"prompt": prompt, "batch_size": batch_size}
     if isinstance(model, Promptable):
         if cache is not None:
             raise UserError(f"embeddings: a cache is of SAM, not of a {model.adapter.model_class}; leave it out")

@@ -120,18 +120,18 @@ def interval_panel(
         shown = list(values)
         for index, (place, value) in enumerate(zip(places, values)):
             style = series_style(index)
-            if intervals[index]:
-                axes.plot(intervals[index], [place, place], color=style["color"], linewidth=3, alpha=0.55)
-                shown += intervals[index]
+            if interval := intervals[index]:
+                axes.plot(interval, [place, place], color=style["color"], linewidth=3, alpha=0.55)
+                shown += interval
             if len(seeds[index]) > 1:
                 axes.plot(seeds[index], [place - 0.22] * len(seeds[index]), "|", color=style["color"], markersize=7)
             axes.plot(value, place, **style, markersize=7, linestyle="")
             axes.annotate(
                 f"{value:.3f}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=9
             )
-            if paper[index] is not None:
-                axes.plot(paper[index], place, "o", markerfacecolor="none", markeredgecolor=MUTED, markersize=8)
-                shown.append(paper[index])
+            if (published := paper[index]) is not None:
+                axes.plot(published, place, "o", markerfacecolor="none", markeredgecolor=MUTED, markersize=8)
+                shown.append(published)
         axes.set_yticks(places, names, color=INK)
         axes.set_ylim(-0.6, len(names) - 0.25)
         _share_limits(axes, min(shown), max(shown))

@@ -11,10 +11,10 @@ from PIL import Image
 
 from visionsam_hf.evaluation.cases import TITLES, CaseThresholds
 from visionsam_hf.evaluation.comparison import chosen_by_rule, shared_keys
+from visionsam_hf.evaluation.counts import mask_iou
 from visionsam_hf.evaluation.evaluator import prompt_cases
 from visionsam_hf.evaluation.pictures import read_photographs, thumbnail
 from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows
-from visionsam_hf.evaluation.counts import mask_iou
 from visionsam_hf.schema import decode_mask, decode_rle
 
 _LOOKED_AT = 300  # rows of a candidate or preference set that the choice is made from
@@ -151,6 +151,7 @@ def _candidate_cells(
     sources: Sequence[str] = (),
 ) -> list[Cell]:
     ious = [None if truth is None else mask_iou(mask, truth) for mask in masks]
+    best = max((iou for iou in ious if iou is not None), default=None)
     cells = []
     for index, (mask, score, iou) in enumerate(zip(masks, scores, ious)):
         reached = "" if iou is None else f", IoU {iou:.2f}"
@@ -163,7 +164,7 @@ def _candidate_cells(
                 f"{title}: score {score:.2f}{reached}",
                 title,
                 f"score {score:.2f}{reached}{source}",
-                best=iou is not None and iou == max(ious),
+                best=iou is not None and iou == best,
             )
         )
     return cells
@@ -246,7 +247,7 @@ def preference_gallery(directory: str) -> list[PictureRow]:
         row, image, truth = shown.row, shown.image, shown.truth
         cells = _prompt_cells(image, row["box"], truth, {"category": "the product"})
         masks = {name: _stored_mask(row[name]) for name in ("chosen", "rejected")}
-        ious = {name: None if truth is None else mask_iou(mask, truth) for name, mask in masks.items()}
+        ious = {} if truth is None else {name: mask_iou(mask, truth) for name, mask in masks.items()}
         for name, mask in masks.items():
             reached = "" if truth is None else f"IoU {ious[name]:.2f}"
             cells.append(

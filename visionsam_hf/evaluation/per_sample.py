@@ -118,7 +118,8 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
 
 def read_masks(path: Path, places: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Whole rows, masks still coded, by their place in the file."""
-    found, first = {}, 0
+    found: dict[int, dict[str, Any]] = {}
+    first = 0
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows

@@ -20,9 +20,9 @@ from visionsam_hf.evaluation.comparison import (
     reference_system,
     system_entry,
 )
+from visionsam_hf.evaluation.counts import METRICS
 from visionsam_hf.evaluation.plates import plate
 from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
-from visionsam_hf.evaluation.counts import METRICS
 
 RESAMPLES = 2000
 
@@ -65,7 +65,7 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> Report:
     entries = {name: system_entry(systems, name, split, resamples=RESAMPLES, seed=seed) for name in systems}
     logs = _logs(sources.training, left_out)
     data = _dataset(sources.dataset, left_out)
-    found = {
+    found: dict[str, Any] = {
         "title": title,
         "split": split,
         "systems": entries,

@@ -14,9 +14,9 @@ from datasets import Features
 
 from visionsam_hf.data import split_names
 from visionsam_hf.errors import UserError
+from visionsam_hf.evaluation.counts import METRICS
 from visionsam_hf.evaluation.evaluator import take_token
 from visionsam_hf.evaluation.per_sample import FILE, read_columns, read_masks
-from visionsam_hf.evaluation.counts import METRICS
 from visionsam_hf.stage import RECORD, read_record
 
 Key = tuple[int, str, int]  # row, image_id, object_index: the same prompt in every system's file
@@ -137,7 +137,7 @@ def dataset_table(directory: str | Path) -> list[dict[str, Any]]:
     """What a segmentation data set directory holds, a row a split; images are not read."""
     table = []
     for split in split_names(directory):
-        rows = {"split": split, "images": 0, "defective": 0, "objects": 0, "categories": {}}
+        rows: dict[str, Any] = {"split": split, "images": 0, "defective": 0, "objects": 0, "categories": {}}
         for path in sorted((Path(directory) / "data").glob(f"{split}-?????-of-?????.parquet")):
             names = Features.from_arrow_schema(pq.read_schema(path))["category"].names
             read = pq.read_table(path, columns=["category", "defective", "objects"])

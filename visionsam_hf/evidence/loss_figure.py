@@ -5,6 +5,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -16,7 +17,7 @@ from visionsam_hf.losses import preference_loss
 
 # Pixels of a usual pair: 65,536 on the grid of sam-vit-base, a hundred of which differ.
 _VALID, _DIFFERENT = 65_536, 100
-_CURVES = {
+_CURVES: dict[str, tuple[float, dict[str, Any]]] = {
     "paper": (_DIFFERENT / _VALID, dict(loss_type="sigmoid")),
     "region": (1.0, dict(loss_type="sigmoid")),
     "region, ε = 0.2": (1.0, dict(loss_type="sigmoid", label_smoothing=0.2)),

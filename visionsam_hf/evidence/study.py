@@ -50,7 +50,7 @@ class Study:
 
     def path(self, system: str, fold: str, cell: Cell | None = None) -> Path:
         """The result file of a run; its name holds a hash of all that it depends on."""
-        described = {**self._common, "data": self._data[fold], "system": system}
+        described: dict[str, Any] = {**self._common, "data": self._data[fold], "system": system}
         if cell is not None:
             described |= {"cell": asdict(cell), "sft": self.settings.sft, "max_ranked": self.settings.max_ranked}
         if cell is not None and system != SFT:
@@ -114,7 +114,9 @@ class Study:
                 fold = self._fold(name)
                 for system in systems:
                     if not self.path(system, name).is_file():
-                        write_result(self.path(system, name), [_untrained(system, fold, model, processor, cache, known)])
+                        write_result(
+                            self.path(system, name), [_untrained(system, fold, model, processor, cache, known)]
+                        )
             return time.perf_counter() - started
         fold = self._fold(cell.fold)
         with tempfile.TemporaryDirectory() as scratch:

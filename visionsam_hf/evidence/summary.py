@@ -144,7 +144,7 @@ def _means(answers: Answers, settings: "EvidenceSettings") -> dict[str, Any]:
     values = np.array([answers[key][0][0] for key in keys])
     images = [key[2] for key in keys]
     interval = bootstrap_interval(values, images, resamples=settings.resamples, seed=settings.seed)
-    found = {
+    found: dict[str, Any] = {
         "iou": exact_mean(values),
         # Dice of one prompt follows from its IoU.
         "dice": exact_mean(2 * values / (1 + values)),

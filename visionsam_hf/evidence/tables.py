@@ -78,7 +78,8 @@ def seeds_table(evidence: Mapping[str, Any]) -> str:
     """The recommended objective's gain over SFT-SAM, each seed and each fold apart."""
     parts = []
     for place, title in (("by_seed", "seed"), ("by_fold", "held out")):
-        rows, names = [], []
+        names: list[str] = []
+        rows = []
         for split, systems in evidence["objectives"].items():
             found = (systems[evidence["recommended"]]["difference"].get(SFT) or {}).get(place, {})
             names = list(found) or names

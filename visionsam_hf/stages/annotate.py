@@ -146,8 +146,12 @@ class ServeSettings:
     port: int = setting(8712, "port to bind")
     hostnames: list[str] = setting([], "further names by which browsers reach the server")
     overlap: int = setting(3, "how many annotators rank each task")
-    rubric: str = setting("quick", "quick: rankings; full: also marks from 1 to 5 in practice and on one task in twenty")
-    calibration: str = setting("", "candidate set with truth for practice and hidden gold; empty means none", input=True)
+    rubric: str = setting(
+        "quick", "quick: rankings; full: also marks from 1 to 5 in practice and on one task in twenty"
+    )
+    calibration: str = setting(
+        "", "candidate set with truth for practice and hidden gold; empty means none", input=True
+    )
     gate: float = setting(0.5, "mean tau-b with the truth that practice must reach")
 
     def __post_init__(self) -> None:
@@ -343,7 +347,9 @@ def _open_store(settings: Any) -> tuple[Any, Any, dict[str, Any]]:
         raise UserError(f"{_without_password(settings.store)}: holds no tasks yet; start 'visionsam annotate serve'")
     name = settings.candidates or known.candidates
     if fingerprint(name) != known.fingerprint:
-        raise UserError(f"{name}: is not the candidate set that was ranked ({known.candidates}); give that one as candidates")
+        raise UserError(
+            f"{name}: is not the candidate set that was ranked ({known.candidates}); give that one as candidates"
+        )
     return engine, known, _load_candidates(name, [])
 
 

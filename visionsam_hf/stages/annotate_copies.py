@@ -50,4 +50,6 @@ def require_extra() -> None:
         import sqlalchemy  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError(f"annotate: needs the package '{error.name}'; run: pip install 'visionsam_hf[annotate]'") from None
+        raise UserError(
+            f"annotate: needs the package '{error.name}'; run: pip install 'visionsam_hf[annotate]'"
+        ) from None

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 class BuildSettings:
     """What every source needs."""
 
+    source: str = setting("", "the source")
     output_dir: str = setting("", "directory of the data set to write", required=True)
     seed: int = setting(0, "seed of every draw")
     on_error: str = setting("stop", "at bad input: stop, or skip it and count it in the card")

@@ -1,6 +1,7 @@
 """`visionsam candidates CONFIG`: three masks a prompt from a model, to be ranked."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from visionsam_hf.config import setting
 
@@ -58,12 +59,16 @@ def run(settings: CandidatesSettings) -> None:
             title="Candidate masks to rank",
             summary="Three masks a prompt, proposed by a segmentation model; rank them with `visionsam annotate`.",
             creators=["machine-generated"],
-            sections={"Sources of the masks": markdown_table(["setting", "value"], [["sources", ", ".join(settings.candidate_source)]])},
+            sections={
+                "Sources of the masks": markdown_table(
+                    ["setting", "value"], [["sources", ", ".join(settings.candidate_source)]]
+                )
+            },
         )
         write_splits(run.directory, splits, candidate_features(categories), card=card)
         run.results.update({split: diversity.summary() for split, diversity in found.items()})
 
 
-def _prompts(dataset, max_prompts: int | None) -> int:
+def _prompts(dataset: Any, max_prompts: int | None) -> int:
     total = sum(len(row["objects"]) for row in dataset.select_columns(["objects"]))
     return total if max_prompts is None else min(total, max_prompts)

@@ -110,7 +110,7 @@ def _predictor(settings: EvaluateSettings, device: Any) -> "Predictor":
     from visionsam_hf.modeling import load_model, load_processor
     from visionsam_hf.promptable import load_promptable, model_family
 
-    asked = {"prompt": settings.prompt, "batch_size": settings.batch_size}
+    asked: dict[str, Any] = {"prompt": settings.prompt, "batch_size": settings.batch_size}
     if model_family(name) != "sam":
         if settings.embeddings:
             raise UserError(f"embeddings: a cache holds SAM's embeddings, and {name} is another model; remove the key")

@@ -13,7 +13,9 @@ MIN_IOU = 0.99
 class ExportSettings:
     """What is exported, and where to."""
 
-    model: str = setting("", "model or LoRA adapter: a directory, a Hub id, or visionsam-tiny", required=True, input=True)
+    model: str = setting(
+        "", "model or LoRA adapter: a directory, a Hub id, or visionsam-tiny", required=True, input=True
+    )
     output_dir: str = setting("", "directory for encoder.onnx, decoder.onnx and preprocessing.json", required=True)
 
 
@@ -45,4 +47,6 @@ def run(settings: ExportSettings) -> None:
         (run.directory / "preprocessing.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         run.results.update(iou=agreement.iou, logit_difference=agreement.logit_difference)
     shown = ", ".join(f"{kind} {iou:.4f}" for kind, iou in agreement.iou.items())
-    print(f"{settings.output_dir}: IoU with PyTorch's masks: {shown}; logits differ by at most {agreement.logit_difference:.1e}")
+    print(
+        f"{settings.output_dir}: IoU with PyTorch's masks: {shown}; logits differ by at most {agreement.logit_difference:.1e}"
+    )

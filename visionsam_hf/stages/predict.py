@@ -28,7 +28,8 @@ class PredictSettings:
     box: list[float] = setting([], "X1 Y1 X2 Y2 in pixels of the photograph (of every photograph of a folder)")
     point: list[float] = setting([], "X Y in pixels of the photograph (of every photograph of a folder)")
     prompts: str = setting(
-        "", 'prompts for a folder\'s photographs: .jsonl with lines like {"image": "a.png", "box": [...]}, or COCO .json'
+        "",
+        'prompts for a folder\'s photographs: .jsonl with lines like {"image": "a.png", "box": [...]}, or COCO .json',
     )
     no_box: bool = setting(False, "no prompt: SAM's automatic mask generation finds masks of whatever is there")
     points_per_side: int = setting(32, "automatic: a grid of so many points a side")

@@ -30,7 +30,9 @@ class PromptCollator:
         def padded(value: Tensor) -> Tensor:
             return torch.cat([value, value[:1].expand(most - len(value), *value.shape[1:])])
 
-        batch = {key: torch.stack([padded(sample[key]) for sample in samples]) for key in ("boxes", "points", "targets")}
+        batch = {
+            key: torch.stack([padded(sample[key]) for sample in samples]) for key in ("boxes", "points", "targets")
+        }
         valid = [torch.arange(most) < len(sample["boxes"]) for sample in samples]
         items = torch.tensor([sample["item"] for sample in samples])
         return {**batch, **_images(samples), "prompt_valid": torch.stack(valid), "item": items}

@@ -6,7 +6,14 @@ from transformers import TrainingArguments
 
 from visionsam_hf.errors import UserError
 from visionsam_hf.modeling import TRAINABLE
-from visionsam_hf.trainer.settings import LOSS_TYPES, ON_DEVICE, POLICY_TOKENS, SCORE_LOSSES, TARGET_RESIZES, DPOSettings
+from visionsam_hf.trainer.settings import (
+    LOSS_TYPES,
+    ON_DEVICE,
+    POLICY_TOKENS,
+    SCORE_LOSSES,
+    TARGET_RESIZES,
+    DPOSettings,
+)
 from visionsam_hf.trainer.sft_config import check_adapter, check_choice
 
 
@@ -28,7 +35,9 @@ class SamDPOConfig(DPOSettings, TrainingArguments):
         if not 0 <= self.label_smoothing < 0.5:
             raise UserError(f"label_smoothing: {self.label_smoothing} is not in [0, 0.5)")
         if self.label_smoothing and self.loss_type not in ("dpo", "region", "robust"):
-            raise UserError(f"label_smoothing: has no meaning for loss_type {self.loss_type}; use dpo, region or robust")
+            raise UserError(
+                f"label_smoothing: has no meaning for loss_type {self.loss_type}; use dpo, region or robust"
+            )
         if not 0 <= self.region_exponent <= 1:
             raise UserError(f"region_exponent: {self.region_exponent} is not in [0, 1]")
         if min(self.sft_weight, self.kl_weight, self.iou_weight) < 0:

@@ -35,7 +35,9 @@ def prepare_tuned(
     """
     if args.use_peft:
         if vision_config:
-            raise UserError("vision_config: an adapter needs its base model as it is; leave it out, or set use_peft false")
+            raise UserError(
+                "vision_config: an adapter needs its base model as it is; leave it out, or set use_peft false"
+            )
         return _with_adapter(model, processing_class, args)
     model, processor = prepare_model(model, processing_class, args)
     if vision_config:

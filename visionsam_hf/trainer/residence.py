@@ -25,6 +25,7 @@ def keep_on_device(sources: Iterable[ImageSource], device: torch.device, setting
     if not entries or setting == "never" or (setting == "auto" and device.type != "cuda"):
         return None
     cache = sources[0].cache
+    assert cache is not None  # whoever has keys has a cache
     first = cache[entries[0]]
     if setting == "auto" and 2 * len(entries) * first.nbytes > torch.cuda.mem_get_info(device)[0]:
         return None

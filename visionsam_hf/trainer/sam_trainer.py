@@ -105,7 +105,9 @@ class SamTrainer(ResumableTrainer):
             image = {"pixel_values": inputs["pixel_values"]}
         else:
             places = inputs.get("image_places")
-            embeddings = inputs["image_embeddings"] if places is None else self._resident[places]
+            embeddings = (
+                inputs["image_embeddings"] if places is None or self._resident is None else self._resident[places]
+            )
             image = {"image_embeddings": embeddings.float()}
         logits, scores = model(boxes=inputs["boxes"], points=inputs["points"], kinds=inputs["kinds"], **image)
         keep = inputs["prompt_valid"]

@@ -48,7 +48,7 @@ class ImageSource:
 
     def __call__(self, index: int, number: int = 0, variant: Variant = Variant()) -> dict[str, torch.Tensor]:
         """Row `index` in look `number`, which is `variant` (without a cache any variant will do)."""
-        if self.keys is None:
+        if self.keys is None or self.cache is None:
             image = variant.look(np.asarray(decode_image(self.images[index]["image"])))
             return {"pixel_values": self.processor(images=image, return_tensors="pt")["pixel_values"][0]}
         key = variant_key(self.keys[index], number)
@@ -119,7 +119,11 @@ class PromptSamples(Dataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         row, start, stop = self.index[item]
         rng = np.random.default_rng([self.seed, self.epoch if self.training else 0, item])
-        kind = draw_kind(self.prompt_mix, rng) if self.training else max(self.prompt_mix, key=self.prompt_mix.get)
+        kind = (
+            draw_kind(self.prompt_mix, rng)
+            if self.training
+            else max(self.prompt_mix, key=lambda one: self.prompt_mix[one])
+        )
         number = int(rng.integers(self.source.variants)) if self.training and self.source.variants > 1 else 0
         variant = self.source.variant(row, number)
         if self.training and self.augment:

@@ -64,7 +64,8 @@ class SFTSettings(PromptTuningSettings):
     box_jitter: float = setting(0.0, "how far a box's edges move, in or out, as a share of its side")
     prompts_per_image: int = setting(1, "prompts of one image that share its embedding in a sample")
     vision_config: dict[str, Any] = setting(
-        {}, "reshape the encoder first, e.g. {image_size: 512}: image_size, patch_size, window_size, global_attn_indexes"
+        {},
+        "reshape the encoder first, e.g. {image_size: 512}: image_size, patch_size, window_size, global_attn_indexes",
     )
     augment: bool = setting(False, "flip and turn images at random; needs the encoder at every step, so no cache")
     variants: int = setting(
@@ -83,7 +84,9 @@ class DPOSettings(PromptTuningSettings):
     sft_weight: float = setting(0.0, "weight of BCE + Dice to the chosen mask, or as sft_target says")
     kl_weight: float = setting(0.0, "weight of the KL divergence to the reference where the two masks agree")
     iou_weight: float = setting(0.0, "weight of the score loss, which teaches the confidence head people's rankings")
-    score_loss: str = setting("plackett_luce", "score loss: plackett_luce on the ranking, or l1 to the chosen mask's IoU")
+    score_loss: str = setting(
+        "plackett_luce", "score loss: plackett_luce on the ranking, or l1 to the chosen mask's IoU"
+    )
     policy_token: str = setting(
         "single", "the mask token that is tuned: single (0), or candidate (the chosen mask's own)"
     )

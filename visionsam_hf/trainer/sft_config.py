@@ -50,7 +50,11 @@ class SamSFTConfig(SFTSettings, TrainingArguments):
             raise UserError("prompts_per_image: must be at least 1")
         if self.variants < 1 or (self.augment and self.variants > 1):
             raise UserError("variants: must be at least 1, and 1 with augment, which draws a new look at every step")
-        if not self.prompt_mix or any(share < 0 for share in self.prompt_mix.values()) or not sum(self.prompt_mix.values()):
+        if (
+            not self.prompt_mix
+            or any(share < 0 for share in self.prompt_mix.values())
+            or not sum(self.prompt_mix.values())
+        ):
             raise UserError("prompt_mix: give at least one prompt kind a share above 0, e.g. {box: 1.0}")
         from visionsam_hf.decoding import PROMPT_KINDS
 

@@ -52,7 +52,7 @@ class SamSFTTrainer(SamTrainer):
             vision_config=args.vision_config,
         )
         cache = prepare_cache(model, processor, args)
-        common = dict(
+        common: dict[str, Any] = dict(
             image_side=image_side(model),
             mask_side=mask_side(model),
             cache=cache,

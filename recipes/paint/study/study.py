@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from visionsam_hf import cli
-from visionsam_hf.config import as_plain, build_settings, read_yaml, setting
+from visionsam_hf.config import build_settings, read_yaml, setting
 from visionsam_hf.errors import UserError
 from visionsam_hf.stage import is_done, stage_run
 

@@ -40,7 +40,9 @@ def segment(
     masks, scores = [], []
     for multimask in (False, True):
         output = model(
-            image_embeddings=embedding, input_boxes=inputs["input_boxes"].float().to(model.device), multimask_output=multimask
+            image_embeddings=embedding,
+            input_boxes=inputs["input_boxes"].float().to(model.device),
+            multimask_output=multimask,
         )
         sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
         masks.append(processor.post_process_masks(output.pred_masks.cpu(), *sizes)[0][0])
@@ -53,7 +55,11 @@ def with_box(image: Image.Image, first: tuple[int, int], box: list[float] | None
     shown = image.copy()
     width = max(2, max(image.size) // 300)
     x, y = first
-    outline = [box[0], box[1], box[2] - 1, box[3] - 1] if box else [x - 2 * width, y - 2 * width, x + 2 * width, y + 2 * width]
+    outline = (
+        [box[0], box[1], box[2] - 1, box[3] - 1]
+        if box
+        else [x - 2 * width, y - 2 * width, x + 2 * width, y + 2 * width]
+    )
     ImageDraw.Draw(shown).rectangle(outline, outline=COLOUR, width=width)
     return shown
 
@@ -66,7 +72,7 @@ def with_mask(image: Image.Image, mask: np.ndarray) -> Image.Image:
 
 
 def around(box: list[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The part of an image of `size` (width, height) to show: three times the box's sides, at least 64 pixels, cut to the image."""
+    """The part of an image of `size` (width, height) to show: three times the box, at least 64 pixels, cut to the image."""
     cut = []
     for low, high, limit in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
         half = max(1.5 * (high - low), 32)

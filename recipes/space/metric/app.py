@@ -27,7 +27,10 @@ def page() -> Any:
     with gr.Blocks(title="Defect masks") as blocks:
         gr.Markdown("# Defect masks\nTwo masks as images (white on black, of one size), and how well they fit.")
         with gr.Row():
-            images = [gr.Image(type="numpy", image_mode="L", sources=["upload"], label=name) for name in ("prediction", "truth")]
+            images = [
+                gr.Image(type="numpy", image_mode="L", sources=["upload"], label=name)
+                for name in ("prediction", "truth")
+            ]
         table = gr.Dataframe(headers=["metric", "value"], label="values")
         for image in images:
             image.change(compare, images, table)
