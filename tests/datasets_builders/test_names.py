@@ -39,7 +39,8 @@ def test_documented_commands_have_keys_that_exist(command, options):
 
 
 def test_documented_yaml_parses():
-    (text,) = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
-    settings = build_settings(SETTINGS["masks"], yaml.safe_load(text))
+    masks, painted = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
+    settings = build_settings(SETTINGS["masks"], yaml.safe_load(masks))
+    assert build_settings(SETTINGS["synthetic"], yaml.safe_load(painted)).background_dir
     assert settings.group_pattern == r"piece(\d+)" and settings.group_similar
     assert len(COMMANDS) >= 4
