@@ -48,3 +48,7 @@ def test_near_identical_masks_are_one():
     assert identical_groups(np.stack([mask, almost, other])) == [0, 0, 2]
     assert identical_groups(np.stack([other, almost, mask])) == [0, 1, 1]
     assert identical_groups(np.zeros((2, 4, 4), bool)) == [0, 0]
+
+
+def test_an_astronomical_rank_is_refused_at_once():
+    assert not is_ranking([1, 2, 10**18], 3) and not is_ranking([0, 1, 2], 3) and is_ranking([2, 1, 1], 3)

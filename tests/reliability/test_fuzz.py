@@ -4,11 +4,11 @@ Every input runs in a fork, many to a fork, so that a crash of C code is seen to
 """
 
 import asyncio
+import faulthandler
 import io
 import json
 import os
 import random
-import signal
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -52,7 +52,7 @@ def survive(kind, count, attempt, tmp_path):
         outcomes = Counter()
         for seed in range(count):
             print(f"{kind} {seed}", flush=True)
-            signal.alarm(INPUT_SECONDS)
+            faulthandler.dump_traceback_later(INPUT_SECONDS, exit=True)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -60,7 +60,7 @@ def survive(kind, count, attempt, tmp_path):
             except UserError as error:
                 assert "\n" not in str(error) and len(str(error)) > 10
                 outcomes["one line"] += 1
-            signal.alarm(0)
+            faulthandler.cancel_dump_traceback_later()
         done.write_text(json.dumps(outcomes))
         return 0
 
@@ -276,10 +276,11 @@ def test_damaged_http_bodies(project, tmp_path):
             type="http", http_version="1.1", method="POST", scheme="http", path=path, raw_path=path.encode(), query_string=b"",
             headers=headers, client=("127.0.0.1", 1), server=("here", 80), root_path="",
         )  # fmt: skip
-        told = []
+        told: list[dict] = []
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive():
-            return {"type": "http.request", "body": body, "more_body": False}
+            return messages.pop() if messages else {"type": "http.disconnect"}
 
         async def answer(message):
             told.append(message)

@@ -38,7 +38,8 @@ def dense(ranks: Sequence[float]) -> list[int]:
 
 def is_ranking(ranks: Sequence[int], count: int) -> bool:
     """Whether these are the dense ranks of `count` candidates."""
-    return len(ranks) == count and count > 0 and set(ranks) == set(range(1, max(ranks) + 1))
+    # Counted by the distinct ranks, not up to the highest: that comes from a browser, and may be astronomical.
+    return len(ranks) == count and count > 0 and set(ranks) == set(range(1, len(set(ranks)) + 1))
 
 
 def rank_scores(scores: Sequence[float], tie: float) -> list[int]:
