@@ -23,8 +23,7 @@ SHAPES = "shapes"
 FOREGROUNDS = ("estimate", "margin")
 _WORLD = Path(__file__).parent / "world"
 # What a seed is derived for.
-_CONTENT, _PAINT, _ORDER, _PARTS = range(4)
-_FEW_PARTS = 4
+_CONTENT, _PAINT, _ORDER = range(3)
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,7 @@ class SyntheticConfig(PlannedConfig):
         images: how many per split.
         categories: the products to render (default: all 14); with `background_dir`, the folders to use.
         heldout_categories: those that `heldout` shows, and no other split.
-        target: "defects"; "objects": the product and its parts, for a base model; or "both": four of those, drawn at
-            random, and the defects.
+        target: "defects"; "objects": the product and its parts, for a base model; or "both".
         shapes_share: share of train images with generic shapes instead of a product (target "objects" only).
         good_share: share of images without a defect.
         background_dir: paint on the good photographs in this folder instead of rendering.
@@ -243,9 +241,7 @@ class Synthetic(PlannedBuilder):
             return scene.defects
         if self.config.target == "objects":
             return scene.objects
-        # All of a scene's dozen parts would leave its one or two defects a tenth of the prompts.
-        order = self._rng(_PARTS, record.split, record.index).permutation(len(scene.objects))[:_FEW_PARTS]
-        return (*(scene.objects[index] for index in sorted(order)), *scene.defects)
+        return (*scene.objects, *scene.defects)
 
     def _scene(self, record: Sample, defective: bool) -> Any:
         from datasets_builders.world.scene import render_product, render_shapes

@@ -3,6 +3,7 @@ import pytest
 from conftest import disc
 
 from visionsam_hf.candidates import (
+    SOURCES,
     Candidate,
     Diversity,
     choose_three,
@@ -12,6 +13,7 @@ from visionsam_hf.candidates import (
 )
 from visionsam_hf.embeddings import EmbeddingCache
 from visionsam_hf.errors import UserError
+from visionsam_hf.evaluation.baselines import grabcut
 from visionsam_hf.inference import iterate_predictions
 from visionsam_hf.schema import decode_rle
 
@@ -37,7 +39,7 @@ def test_every_source_gives_rows_of_the_schema(model, processor, segmentation, t
     from visionsam_hf.data import load_split, write_splits
     from visionsam_hf.schema import candidate_features
 
-    sources = ["tokens", "thresholds", "box_jitter", "dropout"]
+    sources = list(SOURCES)
     cache = EmbeddingCache(tmp_path / "cache", model, processor)
     diversity = Diversity()
     rows = generate_candidates(
@@ -48,6 +50,25 @@ def test_every_source_gives_rows_of_the_schema(model, processor, segmentation, t
     assert len(loaded) == 5 == diversity.prompts
     assert all(len(row["candidates"]) == 3 for row in loaded)
     assert set(diversity.summary()["sources"]) <= set(sources)
+
+
+def test_grabcut_offers_what_no_model_drew(model, processor, segmentation):
+    diversity = Diversity()
+    rows = list(
+        generate_candidates(
+            model, processor, segmentation, sources=["thresholds", "grabcut"], max_prompts=4, diversity=diversity
+        )
+    )
+    image, row = segmentation[0]["image"], rows[0]
+    offered = [entry for entry in row["candidates"] if entry["source"] == "grabcut"]
+    np.testing.assert_array_equal(decode_rle(offered[0]["rle"]), grabcut(np.asarray(image), tuple(row["box"])))
+    # The model is not trained; the discs are plain to see.
+    assert diversity.summary()["best_of_three_iou"] > 0.8
+
+
+def test_grabcut_alone_is_refused(model, processor, segmentation):
+    with pytest.raises(UserError, match="grabcut gives one mask"):
+        next(generate_candidates(model, processor, segmentation, sources=["grabcut"]))
 
 
 def test_the_same_seed_gives_the_same_candidates(model, processor, segmentation):

@@ -5,7 +5,8 @@ Candidates come from one or several sources:
 - `tokens`: SAM's three mask tokens (the paper);
 - `thresholds`: the single mask cut at several probabilities: near misses, smaller and larger;
 - `box_jitter`: the single mask for boxes drawn a little differently;
-- `dropout`: the single mask with a tenth of the image embedding's channels switched off.
+- `dropout`: the single mask with a tenth of the image embedding's channels switched off;
+- `grabcut`: OpenCV's GrabCut in the box, no model at all: it can be right where the model's every mask is wrong.
 
 Where the sources give more than three, the three most different acceptable masks are kept, the model's own first.
 """
@@ -20,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from transformers import SamModel, SamProcessor
 
-from visionsam_hf.embeddings import EmbeddingCache
+from visionsam_hf.embeddings import EmbeddingCache, decode_image
 from visionsam_hf.errors import UserError
+from visionsam_hf.evaluation.baselines import grabcut
 from visionsam_hf.evaluation.counts import mask_iou
 from visionsam_hf.geometry import logits_to_original
 from visionsam_hf.inference import iterate_embeddings, predict_at
@@ -29,7 +31,7 @@ from visionsam_hf.modeling import image_side
 from visionsam_hf.prompts import jitter_box
 from visionsam_hf.schema import decode_rle, encode_mask, encode_rle
 
-SOURCES = ("tokens", "thresholds", "box_jitter", "dropout")
+SOURCES = ("tokens", "thresholds", "box_jitter", "dropout", "grabcut")
 KEPT = 3
 SAME_IOU = 0.98  # two masks this alike look the same to a person
 _THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -42,7 +44,10 @@ _ACCEPTABLE_IOU = 0.3
 
 @dataclass(frozen=True)
 class Candidate:
-    """One mask to rank: (H, W) bool, the source and decoder token it came from, and the predicted IoU."""
+    """One mask to rank: (H, W) bool, the source and decoder token it came from, and the predicted IoU.
+
+    A mask that no token made has token 0, the one that learns from it, and that token's score.
+    """
 
     mask: np.ndarray
     source: str
@@ -110,19 +115,27 @@ def generate_candidates(
         diversity: is told of every prompt.
 
     Raises:
-        UserError: an unknown source.
+        UserError: an unknown source, or too few to give three masks.
     """
     unknown = [source for source in sources if source not in SOURCES]
     if unknown or not sources:
         raise UserError(f"candidate_source: {unknown or 'empty'}; choose from {', '.join(SOURCES)}")
+    if set(sources) == {"grabcut"}:
+        raise UserError("candidate_source: grabcut gives one mask, and three are ranked; name another source beside it")
     done = 0
     for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
+        pixels: np.ndarray | None = None
         for object_index, item in enumerate(row["objects"]):
             if max_prompts is not None and done >= max_prompts:
                 return
             truth = decode_rle(item["rle"])
             rng = np.random.default_rng([seed, index, object_index])
-            pool, single = propose(model, embedding, np.array(item["box"], np.float32), truth.shape, sources, rng)
+            box = np.array(item["box"], np.float32)
+            pool, single = propose(model, embedding, box, truth.shape, sources, rng)
+            if "grabcut" in sources:
+                if pixels is None:
+                    pixels = np.asarray(decode_image(row["image"]))
+                pool.append(Candidate(grabcut(pixels, tuple(item["box"])), "grabcut", 0, pool[0].score))
             chosen = choose_three(pool, single)
             if diversity is not None:
                 diversity.add(chosen, single, truth)
@@ -201,7 +214,9 @@ def choose_three(pool: Sequence[Candidate], single: np.ndarray) -> list[Candidat
     masks = np.stack([candidate.mask for candidate in pool])
     ious = pairwise_iou(np.concatenate([single[None], masks]))
     like_single, between = ious[0, 1:], ious[1:, 1:]
-    acceptable = masks.any((1, 2)) & (like_single >= _ACCEPTABLE_IOU)
+    # A mask that owes nothing to the model is worth most where the model's own is garbage.
+    foreign = np.array([candidate.source == "grabcut" for candidate in pool])
+    acceptable = masks.any((1, 2)) & (foreign | (like_single >= _ACCEPTABLE_IOU))
     kept = [int(like_single.argmax())]
     while len(kept) < KEPT:
         distance = 1 - between[:, kept].max(1)

@@ -1,16 +1,21 @@
 import copy
 import json
 
+import datasets
+import numpy as np
 import pytest
 import torch
-from conftest import segmentation_rows, tiny_processor
+from conftest import CATEGORIES, segmentation_rows, tiny_processor
+from PIL import Image
 from transformers import SamModel
 
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
 from visionsam_hf.errors import UserError
 from visionsam_hf.losses import mask_bce
+from visionsam_hf.schema import decode_mask, object_row, segmentation_features
 from visionsam_hf.trainer.collators import PromptCollator
 from visionsam_hf.trainer.samples import PromptSamples
+from visionsam_hf.trainer.sft_trainer import embedding_views, read_embeddings
 
 
 def make(model, rows, tmp_path, *, eval_dataset=None, **settings):
@@ -176,6 +181,57 @@ def test_samples_of_one_image_share_it(segmentation):
     assert shared[1]["boxes"].shape == (2, 4)
 
 
+def two_kinds(count: int = 12) -> datasets.Dataset:
+    """Discs to prompt, and a square in every image that no prompt asks for."""
+    rows = segmentation_rows(count)
+    for row in rows:
+        mask = decode_mask(row["mask"])
+        square = np.zeros_like(mask)
+        square[2:14, 2:14] = True
+        pixels = np.asarray(row["image"]).copy()
+        pixels[square] = [220, 30, 30]
+        row["image"] = Image.fromarray(pixels)
+        row["objects"].append(object_row(square, "scratch"))
+    return datasets.Dataset.from_list(rows, features=segmentation_features(CATEGORIES))
+
+
+def test_an_unprompted_kind_is_a_target_of_the_embedding_alone():
+    rows = two_kinds(6)
+    options = dict(image_side=64, mask_side=16, prompts_per_image=8)
+    plain = PromptSamples(rows, tiny_processor(), **options)[1]
+    sample = PromptSamples(rows, tiny_processor(), unprompted=["scratch"], **options)[1]
+    assert len(plain["targets"]) == 3 and len(sample["targets"]) == 2 and "unprompted" not in plain
+    torch.testing.assert_close(sample["unprompted"], plain["targets"][2])
+    batch = PromptCollator()([sample, sample])
+    assert batch["unprompted"].shape == (2, 16, 16)
+
+
+def test_the_embedding_learns_to_show_what_no_prompt_asks_for(model, tmp_path):
+    rows, settings = two_kinds(), dict(trainable="all", w_dice=1.0, lr_scheduler_type="constant")
+    trainer = make(model, rows, tmp_path, max_steps=100, unprompted=["scratch"], **settings)
+    trainer.train()
+    trainer.save_model()
+    saved = SamModel.from_pretrained(tmp_path / "out")
+    assert saved.state_dict().keys() == SamModel(model.config).state_dict().keys()
+    seen = [entry["loss_terms/unprompted"] for entry in trainer.state.log_history if "loss_terms/unprompted" in entry]
+    assert seen[-1] < 0.6 * seen[0]
+    batch = PromptCollator()([trainer.train_dataset[index] for index in (0, 2, 4)])
+    embeddings = saved.vision_encoder(batch["pixel_values"]).last_hidden_state
+    shown = read_embeddings(embeddings, embedding_views(embeddings.shape[1])) > 0
+    target = batch["unprompted"] > 0.5
+    assert (shown & target).sum() > 0.5 * (shown | target).sum()
+
+
+def test_unprompted_losses_do_not_depend_on_how_the_batch_is_cut(model, tmp_path):
+    settings = dict(trainable="all", unprompted=["scratch"], prompts_per_image=3)
+    whole = first_gradients(model, two_kinds(4), tmp_path / "a", per_device_train_batch_size=4, **settings)
+    pieces = first_gradients(
+        model, two_kinds(4), tmp_path / "b", per_device_train_batch_size=1, gradient_accumulation_steps=4, **settings
+    )
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, atol=2e-6, rtol=1e-3)
+
+
 def test_metrics_are_logged_under_one_name_everywhere(model, segmentation, tmp_path):
     trainer = make(model, segmentation, tmp_path, eval_dataset=segmentation, eval_strategy="steps", eval_steps=1)
     trainer.train()
@@ -202,6 +258,7 @@ def test_warns_when_masks_drift_away(model, segmentation, tmp_path, caplog):
         (dict(box_jitter=0.9), "box_jitter"),
         (dict(embeddings="x", augment=True), "embeddings"),
         (dict(variants=0), "variants"),
+        (dict(unprompted=["scratch"]), "unprompted"),
         (dict(variants=2, augment=True), "variants"),
         (dict(embeddings_on_device="gpu"), "embeddings_on_device"),
     ],
@@ -221,8 +278,6 @@ def test_stops_at_a_loss_that_is_not_a_number(model, segmentation, tmp_path):
 
 def test_refuses_rows_without_objects(model, segmentation, tmp_path):
     rows = segmentation_rows(2)
-    import datasets
-
     for row in rows:
         row["objects"] = []
     empty = datasets.Dataset.from_list(rows, features=segmentation.features)

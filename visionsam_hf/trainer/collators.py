@@ -35,6 +35,8 @@ class PromptCollator:
         }
         valid = [torch.arange(most) < len(sample["boxes"]) for sample in samples]
         items = torch.tensor([sample["item"] for sample in samples])
+        if "unprompted" in samples[0]:
+            batch["unprompted"] = torch.stack([sample["unprompted"] for sample in samples])
         return {**batch, **_images(samples), "prompt_valid": torch.stack(valid), "item": items}
 
 

@@ -1,6 +1,6 @@
 """From rows of a data set to training samples: an image (pixels, or its cached embedding), prompts and targets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -65,11 +65,12 @@ class PromptSamples(Dataset):
         processor: the model's.
         image_side, mask_side: sides of the encoder's square and of the logits' square.
         cache: embeddings instead of pixels.
-        prompt_mix, box_jitter, prompts_per_image, target_resize, augment, variants, seed: as in `SFTSettings`.
+        prompt_mix, box_jitter, prompts_per_image, target_resize, augment, variants, unprompted, seed: as in `SFTSettings`.
         training: False draws no randomness: boxes as they are, the deepest points, the first kind of the mix.
 
     A sample is `{"pixel_values" | "image_embeddings" | "image_places", "kind": str, "boxes": (n, 4), "points": (n, 2, 2),
-    "targets": (n, S, S) in [0, 1], "valid": (S, S) bool, "item": int}`, boxes and points in pixels of the encoder's square.
+    "targets": (n, S, S) in [0, 1], "valid": (S, S) bool, "item": int}`, boxes and points in pixels of the encoder's square,
+    and with `unprompted` "unprompted": (S, S) in [0, 1], all of the image's objects of those kinds.
     """
 
     def __init__(
@@ -86,15 +87,17 @@ class PromptSamples(Dataset):
         target_resize: str = "area",
         augment: bool = False,
         variants: int = 1,
+        unprompted: Sequence[str] = (),
         seed: int = 0,
         training: bool = True,
     ) -> None:
+        self.unprompted = frozenset(unprompted)
         self.objects = rows.select_columns(["objects"])
         self.image_side, self.mask_side = image_side, mask_side
         self.prompt_mix, self.box_jitter, self.target_resize = prompt_mix, box_jitter, target_resize
         self.augment, self.seed, self.training = augment, seed, training
         self.epoch = 0
-        counts = [len(row["objects"]) for row in self.objects]
+        counts = [len(self._prompted(row)) for row in self.objects]
         self.index = [
             (row, start, min(start + prompts_per_image, count))
             for row, count in enumerate(counts)
@@ -116,8 +119,12 @@ class PromptSamples(Dataset):
         """Prompts are drawn per (seed, epoch, sample), so a resumed run draws the same."""
         self.epoch = epoch
 
+    def _prompted(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        return [entry for entry in row["objects"] if entry["defect"] not in self.unprompted]
+
     def __getitem__(self, item: int) -> dict[str, Any]:
         row, start, stop = self.index[item]
+        objects = self.objects[row]
         rng = np.random.default_rng([self.seed, self.epoch if self.training else 0, item])
         kind = (
             draw_kind(self.prompt_mix, rng)
@@ -130,7 +137,7 @@ class PromptSamples(Dataset):
             variant = Variant(int(rng.integers(4)), bool(rng.integers(2)))
         masks = [
             np.ascontiguousarray(variant.turn(decode_rle(entry["rle"])))
-            for entry in self.objects[row]["objects"][start:stop]
+            for entry in self._prompted(objects)[start:stop]
         ]
         size = masks[0].shape
         boxes = np.stack([np.array(mask_box(mask), np.float32) for mask in masks])
@@ -143,8 +150,17 @@ class PromptSamples(Dataset):
                 if kind == "point_pm":
                     points[index, 1] = negative_point(mask, boxes[index])
         targets = [mask_to_target(mask, self.mask_side, resize=self.target_resize)[0] for mask in masks]
+        unprompted = {}
+        if self.unprompted:
+            seen = np.zeros(size, bool)
+            for entry in objects["objects"]:
+                if entry["defect"] in self.unprompted:
+                    seen |= variant.turn(decode_rle(entry["rle"]))
+            seen_target = mask_to_target(seen, self.mask_side, resize=self.target_resize)[0]
+            unprompted = {"unprompted": torch.from_numpy(seen_target)}
         return {
             **self.source(row, number, variant),
+            **unprompted,
             "kind": kind,
             "boxes": torch.from_numpy(to_square(boxes, size, self.image_side)),
             "points": torch.from_numpy(to_square(points, size, self.image_side)),

@@ -67,6 +67,10 @@ class SFTSettings(PromptTuningSettings):
         {},
         "reshape the encoder first, e.g. {image_size: 512}: image_size, patch_size, window_size, global_attn_indexes",
     )
+    unprompted: list[str] = setting(
+        [],
+        "kinds of objects that no prompt asks for; the image embedding learns to show where they are (trainable: all)",
+    )
     augment: bool = setting(False, "flip and turn images at random; needs the encoder at every step, so no cache")
     variants: int = setting(
         1, "looks of every image to train on, each encoded once: 1 as it is, more with flips, turns and changed light"

@@ -48,6 +48,8 @@ class SamSFTConfig(SFTSettings, TrainingArguments):
             raise UserError(f"box_jitter: {self.box_jitter} is not in [0, 0.5)")
         if self.prompts_per_image < 1:
             raise UserError("prompts_per_image: must be at least 1")
+        if self.unprompted and self.trainable != "all":
+            raise UserError("unprompted: the image embedding learns only with trainable all; set it, or leave this out")
         if self.variants < 1 or (self.augment and self.variants > 1):
             raise UserError("variants: must be at least 1, and 1 with augment, which draws a new look at every step")
         if (

@@ -58,6 +58,7 @@ class SamSFTTrainer(SamTrainer):
             cache=cache,
             prompt_mix=args.prompt_mix,
             prompts_per_image=args.prompts_per_image,
+            unprompted=args.unprompted,
             target_resize=args.target_resize,
             seed=args.seed,
         )
@@ -80,6 +81,12 @@ class SamSFTTrainer(SamTrainer):
             **kwargs,
         )
         self._warned: set[str] = set()
+        if args.unprompted:
+            model.vision_encoder.register_forward_hook(self._keep_embeddings)
+            self._views = embedding_views(model.config.vision_config.output_channels).to(args.device)
+
+    def _keep_embeddings(self, encoder: torch.nn.Module, inputs: Any, output: Any) -> None:
+        self._embeddings = output.last_hidden_state
 
     def prompt_losses(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         logits, scores, valid = self.forward(model, inputs)
@@ -90,8 +97,21 @@ class SamSFTTrainer(SamTrainer):
             parts.append(_token_losses(logits[:, :1], scores[:, :1], targets, valid, args))
         if args.mask_output in ("multi", "both"):
             parts.append(_token_losses(logits[:, 1:], scores[:, 1:], targets, valid, args))
-        losses = torch.stack([loss for loss, _ in parts]).mean(0)
-        return losses, parts[0][1]
+        losses, logged = torch.stack([loss for loss, _ in parts]).mean(0), parts[0][1]
+        if "unprompted" in inputs:
+            seen = self._unprompted_losses(inputs)
+            # One loss an image, for each of its prompts: the batch's mean is over prompts.
+            losses = losses + seen.unsqueeze(1).expand(-1, inputs["prompt_valid"].shape[1])[inputs["prompt_valid"]]
+            logged = {**logged, "loss_terms/unprompted": seen}
+        return losses, logged
+
+    def _unprompted_losses(self, inputs: dict[str, Any]) -> Tensor:
+        """(B,) BCE + Dice between what the embedding shows and where the objects are that no prompt asks for."""
+        target, valid = inputs["unprompted"], inputs["valid"]
+        logits = read_embeddings(self._embeddings, self._views)
+        # Dice of an image that has none says nothing until nothing is found anywhere; BCE does say it.
+        some = target.flatten(1).amax(1) > 0
+        return mask_bce(logits, target, valid) + some * dice_loss(logits, target, valid)
 
     def check_metrics(self, means: dict[str, float], prefix: str) -> None:
         ratio = means.get(f"{prefix}area_ratio", 1.0)
@@ -104,6 +124,23 @@ class SamSFTTrainer(SamTrainer):
                 ratio,
                 prefix,
             )
+
+
+def embedding_views(channels: int) -> Tensor:
+    """(16, channels) float32 orthonormal rows: what `read_embeddings` reads in each of a cell's 4 x 4 pixels.
+
+    They are drawn once and never trained. The encoder can turn its embedding to any fixed direction, so a head that
+    learns would only be one more thing to save, to share among processes and to throw away.
+    """
+    drawn = torch.randn(max(channels, 16), channels, generator=torch.Generator().manual_seed(0))
+    return torch.linalg.qr(drawn)[0][:16] if channels >= 16 else drawn[:16] / channels**0.5
+
+
+def read_embeddings(embeddings: Tensor, views: Tensor) -> Tensor:
+    """A mask off image embeddings alone, without a prompt: (B, C, h, w) and (16, C) to (B, 4h, 4w) logits."""
+    read = torch.einsum("vc,bchw->bvhw", views, embeddings.float())
+    # Most pixels show nothing; from 0 the first steps would only teach that.
+    return torch.nn.functional.pixel_shuffle(read, 4).squeeze(1) - 3.0
 
 
 def _token_losses(
