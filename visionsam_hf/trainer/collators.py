@@ -54,7 +54,8 @@ class PreferenceCollator:
     """
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        stacked = ("boxes", "points", "chosen", "rejected", "truth", "ranked", "ranks", "ranked_tokens")
+        stacked = ["boxes", "points", "chosen", "rejected", "truth", "ranks", "ranked_tokens"]
+        stacked += ["ranked"] if "ranked" in samples[0] else []
         listed = ("has_truth", "tokens_ranked", "token", "item")
         return {
             **{key: torch.stack([sample[key] for sample in samples]) for key in stacked},

@@ -79,10 +79,15 @@ class SamDPOTrainer(SamTrainer):
             prompt_kinds=["box"],
         )
         cache = prepare_cache(model, processor, args)
-        sides = dict(image_side=image_side(model), mask_side=mask_side(model))
+        common: dict[str, Any] = dict(
+            image_side=image_side(model),
+            mask_side=mask_side(model),
+            cache=cache,
+            target_resize=args.target_resize,
+            rankings=args.loss_type == "plackett_luce",
+        )
         train_samples, eval_samples = (
-            PreferenceSamples(rows, processor, cache=cache, target_resize=args.target_resize, **sides) if rows else None
-            for rows in (train_dataset, eval_dataset)
+            PreferenceSamples(rows, processor, **common) if rows else None for rows in (train_dataset, eval_dataset)
         )
         super().__init__(
             model,
@@ -146,7 +151,7 @@ class SamDPOTrainer(SamTrainer):
         args: SamDPOConfig = self.args
         all_logits, scores, valid = self.forward(model, inputs)
         pairs = inputs["prompt_valid"][:, 0]  # without those that only fill up the last batch of several processes
-        inputs = {**inputs, **{key: inputs[key][pairs] for key in _OF_A_PAIR}}
+        inputs = {**inputs, **{key: inputs[key][pairs] for key in _OF_A_PAIR if key in inputs}}
         logits = self._policy_logits(all_logits, inputs["token"])
         chosen, rejected = inputs["chosen"], inputs["rejected"]
         reference = None

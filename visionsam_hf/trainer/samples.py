@@ -176,8 +176,9 @@ class PreferenceSamples(Dataset):
     Pairs whose masks are the same on the logits' grid teach nothing; they are dropped, and `dropped` counts them.
 
     A sample is `{"pixel_values" | "image_embeddings" | "image_places", "kind": "box", "boxes": (1, 4), "points": (1, 2, 2),
-    "chosen", "rejected", "truth": (S, S) in [0, 1], "has_truth": bool, "ranked": (3, S, S), "ranks": (3,) ascending,
-    "ranked_tokens": (3,) int64, "tokens_ranked": bool, "token": int, "valid": (S, S) bool, "item": int}`.
+    "chosen", "rejected", "truth": (S, S) in [0, 1], "has_truth": bool, "ranks": (3,) ascending,
+    "ranked_tokens": (3,) int64, "tokens_ranked": bool, "token": int, "valid": (S, S) bool, "item": int}`, and with
+    `rankings` "ranked": (3, S, S), best first.
     """
 
     def __init__(
@@ -189,8 +190,10 @@ class PreferenceSamples(Dataset):
         mask_side: int,
         cache: EmbeddingCache | None = None,
         target_resize: str = "area",
+        rankings: bool = False,
     ) -> None:
         self.image_side, self.mask_side, self.target_resize = image_side, mask_side, target_resize
+        self.rankings = rankings
         self.masks = rows.select_columns(["box", "chosen", "rejected", "truth", "candidates"])
         self.index = [row for row in range(len(self.masks)) if self._differ(self.masks[row])]
         self.dropped = len(self.masks) - len(self.index)
@@ -217,8 +220,11 @@ class PreferenceSamples(Dataset):
         row = self.masks[self.index[item]]
         chosen, rejected = decode_mask(row["chosen"]), decode_mask(row["rejected"])
         truth = decode_mask(row["truth"]) if row["truth"] is not None else np.zeros_like(chosen)
-        # Candidates are stored best first.
-        ranked = [self._target(decode_rle(candidate["rle"])) for candidate in row["candidates"]]
+        # Candidates are stored best first. Few objectives read all three masks, and decoding costs.
+        ranked = {}
+        if self.rankings:
+            masks = [self._target(decode_rle(candidate["rle"])) for candidate in row["candidates"]]
+            ranked = {"ranked": torch.from_numpy(np.stack(masks))}
         tokens = [int(candidate["token"]) for candidate in row["candidates"]]
         box = to_square(np.array([row["box"]], np.float32), chosen.shape, self.image_side)
         return {
@@ -230,7 +236,7 @@ class PreferenceSamples(Dataset):
             "rejected": torch.from_numpy(self._target(rejected)),
             "truth": torch.from_numpy(self._target(truth)),
             "has_truth": row["truth"] is not None,
-            "ranked": torch.from_numpy(np.stack(ranked)),
+            **ranked,
             "ranks": torch.tensor([candidate["mean_rank"] for candidate in row["candidates"]], dtype=torch.float32),
             "ranked_tokens": torch.tensor(tokens),
             # A ranking speaks about the confidence of masks that each come from a token of their own.
