@@ -2,7 +2,8 @@ import importlib
 
 import pytest
 
-from tests.reliability.tiny_project import make_project
+from tests.reliability.forked import fork
+from tests.reliability.tiny_project import Project, make_project
 
 # What the stages import while they run: a fork finds it all there.
 WARM = (
@@ -17,4 +18,13 @@ def project(tmp_path_factory):
     """Inputs for every stage, made once a file of tests."""
     for name in WARM:
         importlib.import_module(name)
-    return make_project(tmp_path_factory.mktemp("project"))
+    root = tmp_path_factory.mktemp("project")
+
+    def make() -> int:
+        make_project(root)
+        return 0
+
+    # In a fork as well: Arrow's threads would stay in this process, and a fork of a process with threads can hang.
+    made = fork(make, log=root / "log")
+    assert made.code == 0, made.text
+    return Project(root)

@@ -1,6 +1,7 @@
 """A whole project in small: every stage's inputs on a random SAM for 64-pixel images, and the command of each stage."""
 
 import contextlib
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 from conftest import CATEGORIES, SIDE, segmentation_rows, tiny_config, tiny_processor
 
+from tests.reliability.forked import fork
 from visionsam_hf import cli
 from visionsam_hf.data import write_splits
 from visionsam_hf.modeling import initialise
@@ -19,6 +21,7 @@ from visionsam_hf.schema import segmentation_features
 _TIMES = {"wall_seconds", "peak_memory_mb", "finished", "seconds", "samples_per_second", "output_dir", "logging_dir"}
 _TIMES |= {"train_runtime", "train_samples_per_second", "train_steps_per_second", "images_per_second", "directory"}
 _TIMES |= {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "prompts_per_second"}
+_TIMES |= {"encoded"}  # how many images this run had to encode itself: a repeat finds those of the killed one
 
 
 @dataclass(frozen=True)
@@ -143,15 +146,27 @@ def snapshot(directory: Path) -> dict[str, Any]:
     return found
 
 
-def cached_embeddings(directory: Path, project: Project) -> dict[str, bytes]:
-    """Every embedding of a cache by its image, whatever shards they lie in."""
+def cached_embeddings(directory: Path, project: Project) -> dict[str, str]:
+    """The hash of every embedding of a cache by its image, whatever shards they lie in."""
     from visionsam_hf.data import load_split
     from visionsam_hf.embeddings import EmbeddingCache
     from visionsam_hf.modeling import load_model, load_processor
 
-    cache = EmbeddingCache(directory, load_model(project.model), load_processor(project.model))
-    rows = load_split(project.data, "train", kind="segmentation")
-    return {key: cache[key].numpy().tobytes() for key in cache.keys(rows)}
+    found = directory.with_name("hashes.json")
+
+    def read() -> int:
+        cache = EmbeddingCache(directory, load_model(project.model), load_processor(project.model))
+        rows = load_split(project.data, "train", kind="segmentation")
+        hashes = {key: hashlib.sha256(cache[key].numpy().tobytes()).hexdigest() for key in cache.keys(rows)}
+        found.write_text(json.dumps(hashes))
+        return 0
+
+    # In a fork: see `fixtures.project`.
+    ending = fork(read, log=directory.with_name("hashes.log"))
+    assert ending.code == 0, ending.text
+    hashes = json.loads(found.read_text())
+    found.unlink()
+    return hashes
 
 
 def _without_times(value: Any) -> Any:

@@ -90,11 +90,15 @@ class ResumableTrainer(Trainer):
         asked = self._asked_to_stop or 0
         if self.args.world_size > 1:
             asked = int(self.accelerator.gather(torch.tensor([asked], device=self.args.device)).max())
-        if asked:
+        # After the last step there is nothing left to stop: what follows is quick.
+        if asked and self.state.global_step < self.state.max_steps:
             control.should_save = control.should_training_stop = True
             self._stopped_by = asked
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        if self.state.global_step >= self.state.max_steps and not self.args.load_best_model_at_end:
+            # Resumed from after the last step, Trainer would take one more. The model itself is saved next.
+            return
         # The older checkpoints go when the new one is whole, not before.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
