@@ -41,7 +41,7 @@ def test_studies_are_sound(path):
     # The paper's objective, run exactly: its loss, its candidates, its targets, its learning rate in recipes/visionsam.
     assert paper.settings["loss_type"] == "paper" and paper.sources == ("tokens",) and paper.start == "sft"
     assert paper.settings["target_resize"] == "nearest" and paper.settings["learning_rate"] == 1e-5
-    assert {"paper", "chosen only"} <= set(settings.compare_with)
+    assert {"paper", "chosen only"} <= {settings.recommended, *settings.compare_with}
     if path.name == "sweep.yaml":
         assert settings.splits == ["validation"]
     else:
