@@ -22,8 +22,9 @@ def blocks(page):
 
 
 def commands(page):
-    """Every line of its blocks that is a command, without the remark behind it."""
-    lines = [line for kind, block in blocks(page) if kind in ("", "bash", "sh") for line in block.splitlines()]
+    """Every command of its blocks, continued lines joined, without the remark behind it."""
+    shell = [block.replace("\\\n", " ") for kind, block in blocks(page) if kind in ("", "bash", "sh")]
+    lines = [line for block in shell for line in block.splitlines()]
     return [re.sub(r"\s+# .*", "", line) for line in lines if re.match(r"(visionsam|accelerate|make|pip|hf) ", line)]
 
 
