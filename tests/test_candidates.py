@@ -13,7 +13,7 @@ from visionsam_hf.candidates import (
 )
 from visionsam_hf.embeddings import EmbeddingCache
 from visionsam_hf.errors import UserError
-from visionsam_hf.evaluation.baselines import grabcut
+from visionsam_hf.evaluation.baselines import fill_box, fill_ellipse, grabcut
 from visionsam_hf.inference import iterate_predictions
 from visionsam_hf.schema import decode_rle
 
@@ -66,9 +66,20 @@ def test_grabcut_offers_what_no_model_drew(model, processor, segmentation):
     assert diversity.summary()["best_of_three_iou"] > 0.8
 
 
-def test_grabcut_alone_is_refused(model, processor, segmentation):
-    with pytest.raises(UserError, match="grabcut gives one mask"):
-        next(generate_candidates(model, processor, segmentation, sources=["grabcut"]))
+def test_shapes_offer_the_box_and_its_ellipse(model, processor, segmentation):
+    rows = list(
+        generate_candidates(model, processor, segmentation, sources=["thresholds", "shapes"], max_prompts=4)
+    )
+    image, row = np.asarray(segmentation[0]["image"]), rows[0]
+    offered = [decode_rle(entry["rle"]) for entry in row["candidates"] if entry["source"] == "shapes"]
+    known = [draw(image, tuple(row["box"])) for draw in (fill_box, fill_ellipse)]
+    assert offered and all(any(np.array_equal(mask, one) for one in known) for mask in offered)
+
+
+@pytest.mark.parametrize("sources", [["grabcut"], ["shapes", "grabcut"]])
+def test_sources_without_the_model_alone_are_refused(model, processor, segmentation, sources):
+    with pytest.raises(UserError, match="asks nothing of the model"):
+        next(generate_candidates(model, processor, segmentation, sources=sources))
 
 
 def test_the_same_seed_gives_the_same_candidates(model, processor, segmentation):

@@ -6,7 +6,8 @@ Candidates come from one or several sources:
 - `thresholds`: the single mask cut at several probabilities: near misses, smaller and larger;
 - `box_jitter`: the single mask for boxes drawn a little differently;
 - `dropout`: the single mask with a tenth of the image embedding's channels switched off;
-- `grabcut`: OpenCV's GrabCut in the box, no model at all: it can be right where the model's every mask is wrong.
+- `grabcut`: OpenCV's GrabCut in the box, no model at all: it can be right where the model's every mask is wrong;
+- `shapes`: the box filled, and the ellipse in it, which only ask how the defect fills its box.
 
 Where the sources give more than three, the three most different acceptable masks are kept, the model's own first.
 """
@@ -23,7 +24,7 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.embeddings import EmbeddingCache, decode_image
 from visionsam_hf.errors import UserError
-from visionsam_hf.evaluation.baselines import grabcut
+from visionsam_hf.evaluation.baselines import BASELINES
 from visionsam_hf.evaluation.counts import mask_iou
 from visionsam_hf.geometry import logits_to_original
 from visionsam_hf.inference import iterate_embeddings, predict_at
@@ -31,7 +32,9 @@ from visionsam_hf.modeling import image_side
 from visionsam_hf.prompts import jitter_box
 from visionsam_hf.schema import decode_rle, encode_mask, encode_rle
 
-SOURCES = ("tokens", "thresholds", "box_jitter", "dropout", "grabcut")
+# Sources that owe nothing to the model, and what each draws.
+_FOREIGN = {"grabcut": ("grabcut",), "shapes": ("fill_box", "fill_ellipse")}
+SOURCES = ("tokens", "thresholds", "box_jitter", "dropout", *_FOREIGN)
 KEPT = 3
 SAME_IOU = 0.98  # two masks this alike look the same to a person
 _THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -120,8 +123,11 @@ def generate_candidates(
     unknown = [source for source in sources if source not in SOURCES]
     if unknown or not sources:
         raise UserError(f"candidate_source: {unknown or 'empty'}; choose from {', '.join(SOURCES)}")
-    if set(sources) == {"grabcut"}:
-        raise UserError("candidate_source: grabcut gives one mask, and three are ranked; name another source beside it")
+    foreign = [source for source in sources if source in _FOREIGN]
+    if len(foreign) == len(sources):
+        raise UserError(
+            f"candidate_source: {', '.join(foreign)} asks nothing of the model that is to learn; name another beside it"
+        )
     done = 0
     for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
         pixels: np.ndarray | None = None
@@ -132,10 +138,11 @@ def generate_candidates(
             rng = np.random.default_rng([seed, index, object_index])
             box = np.array(item["box"], np.float32)
             pool, single = propose(model, embedding, box, truth.shape, sources, rng)
-            if "grabcut" in sources:
-                if pixels is None:
-                    pixels = np.asarray(decode_image(row["image"]))
-                pool.append(Candidate(grabcut(pixels, tuple(item["box"])), "grabcut", 0, pool[0].score))
+            if foreign and pixels is None:
+                pixels = np.asarray(decode_image(row["image"]))
+            for source in foreign:
+                for name in _FOREIGN[source]:
+                    pool.append(Candidate(BASELINES[name](pixels, tuple(item["box"])), source, 0, pool[0].score))
             chosen = choose_three(pool, single)
             if diversity is not None:
                 diversity.add(chosen, single, truth)
@@ -215,7 +222,7 @@ def choose_three(pool: Sequence[Candidate], single: np.ndarray) -> list[Candidat
     ious = pairwise_iou(np.concatenate([single[None], masks]))
     like_single, between = ious[0, 1:], ious[1:, 1:]
     # A mask that owes nothing to the model is worth most where the model's own is garbage.
-    foreign = np.array([candidate.source == "grabcut" for candidate in pool])
+    foreign = np.array([candidate.source in _FOREIGN for candidate in pool])
     acceptable = masks.any((1, 2)) & (foreign | (like_single >= _ACCEPTABLE_IOU))
     kept = [int(like_single.argmax())]
     while len(kept) < KEPT:

@@ -3,7 +3,15 @@ import pytest
 from defect_examples import disc, discs
 
 from visionsam_hf.errors import UserError
-from visionsam_hf.evaluation.baselines import BASELINES, fill_box, find_baseline, grabcut, iterate_baseline, otsu
+from visionsam_hf.evaluation.baselines import (
+    BASELINES,
+    fill_box,
+    fill_ellipse,
+    find_baseline,
+    grabcut,
+    iterate_baseline,
+    otsu,
+)
 from visionsam_hf.metrics import mask_counts, metric_values
 
 
@@ -16,6 +24,15 @@ def scene(level=180, noise=4):
 
 def iou(mask, truth):
     return float(metric_values(mask_counts(mask, truth))["iou"])
+
+
+def test_the_ellipse_has_its_area_and_touches_the_box():
+    box = (10.0, 20.0, 90.0, 60.0)
+    mask = fill_ellipse(np.zeros((100, 120, 3), np.uint8), box)
+    assert mask.sum() == pytest.approx(np.pi / 4 * 80 * 40, rel=0.01)
+    rows, columns = np.nonzero(mask)
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == box
+    assert fill_ellipse(np.zeros((9, 9, 3), np.uint8), (3.6, 3.6, 3.9, 3.9)).sum() == 1
 
 
 def test_fill_box_takes_whole_pixels():

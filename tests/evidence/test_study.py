@@ -1,6 +1,12 @@
 """A whole study on a random model: seconds long, and every part of it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -91,6 +97,50 @@ def test_a_study_goes_on_where_it_stopped(config, tmp_path, capsys, encoded):
     assert [line for line in (tmp_path / "out/evidence.json").read_text().splitlines() if seconds not in line] == [
         line for line in first.splitlines() if seconds not in line
     ]
+
+
+def workers_of(parent):
+    """Its living worker processes, by number."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, ppid = status.read_text().rsplit(")", 1)[1].split()[:2]
+            words = status.with_name("cmdline").read_text()
+        except OSError:  # it has just ended
+            continue
+        if int(ppid) == parent and state != "Z" and "spawn_main" in words:
+            found.append(int(status.parent.name))
+    return found
+
+
+def wait_for(condition, what, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_workers_end_with_their_study(config, tmp_path, number, code):
+    values = yaml.safe_load(config.read_text())
+    values["sft"]["max_steps"] = 100_000  # nothing is finished while we look
+    config.write_text(yaml.safe_dump(values, sort_keys=False))
+    command = [sys.executable, "-m", "visionsam_hf", "evidence", str(config), "--processes", "2"]
+    with open(tmp_path / "log", "wb") as log:
+        study = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        workers = wait_for(lambda: len(found := workers_of(study.pid)) == 2 and found, "no workers")
+        study.send_signal(number)
+        assert study.wait(60) == code, (tmp_path / "log").read_text()
+        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "workers live on", 30)
+    finally:
+        for process in (study.pid, *workers_of(study.pid)):
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
 
 @pytest.mark.parametrize(

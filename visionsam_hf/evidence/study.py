@@ -1,7 +1,9 @@
 """Run a study: what is missing of its plan, on several processes, each task once."""
 
 import multiprocessing
+import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -97,10 +99,17 @@ class Study:
             return
         # Processes of their own: a fork would share torch's threads.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker) as pool:
             running = {pool.submit(self.work, task): task for task in tasks}
-            for future in as_completed(running):
-                yield running[future], future.result()
+            try:
+                for future in as_completed(running):
+                    yield running[future], future.result()
+            except BaseException:
+                # The pool would do all the other tasks first. A result is written whole or not at all.
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+                raise
 
     def work(self, task: Task) -> float:
         """Do one task and write its results, each as soon as it is there; returns the seconds it took."""
@@ -179,5 +188,14 @@ def _untrained(
     return {"cost": cost, "splits": splits, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can tell nobody, and its workers would go on for hours."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -21,7 +21,9 @@ PROMPTS = ("box", "point", "point_pm")
 @dataclass
 class EvaluateSettings:
     model_name_or_path: str = setting(
-        "", "directory or Hub id of a SAM, SAM-HQ, SAM 2, EdgeTAM; visionsam-tiny; baseline:fill_box | otsu | grabcut",
+        "",
+        "directory or Hub id of a SAM, SAM-HQ, SAM 2, EdgeTAM; visionsam-tiny; "
+        "baseline:fill_box | fill_ellipse | otsu | grabcut",
         required=True,
     )
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
