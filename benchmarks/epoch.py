@@ -161,7 +161,7 @@ def main() -> None:
         ),
         "SFT, plain loop": _plain_loop(fresh(), PromptSamples(rows.select(range(few)), processor, **sides), small),
         "DPO, ours": _ours(
-            SamDPOTrainer(fresh(), SamDPOConfig(**common), pairs, processing_class=processor), len(pairs)
+            SamDPOTrainer(fresh(), SamDPOConfig(loss_type="region", **common), pairs, processing_class=processor), len(pairs)
         ),
         "DPO, stock Trainer": _stock(
             fresh(),

@@ -42,7 +42,7 @@ def test_studies_are_sound(path):
     assert paper.settings["loss_type"] == "paper" and paper.sources == ("tokens",) and paper.start == "sft"
     assert paper.settings["target_resize"] == "nearest" and paper.settings["learning_rate"] == 1e-5
     assert {"paper", "chosen only"} <= {settings.recommended, *settings.compare_with}
-    if path.name == "sweep.yaml":
+    if path.name.startswith("sweep"):
         assert settings.splits == ["validation"]
     else:
         assert len(settings.seeds) == 5 and set(settings.splits) == {"heldout", "test"}
@@ -52,8 +52,15 @@ def test_studies_are_sound(path):
         assert plan_cells(folds=["x"], seeds=[0], masks=1, annotators=1, objectives=list(objectives))
 
 
-def test_the_sweep_and_the_evidence_share_no_seed():
+def test_no_seed_is_shared_with_what_settings_were_chosen_on():
     folder = BEYOND / "evidence_magnetic_tile"
-    sweep, evidence = (read_yaml(folder / f"{name}.yaml") for name in ("sweep", "evidence"))
-    assert not set(sweep["seeds"]) & set(evidence["seeds"])
-    assert sweep["sft"] == evidence["sft"] and sweep["preference"] == evidence["preference"]
+    evidence = read_yaml(folder / "evidence.yaml")
+    for path in folder.glob("sweep*.yaml"):
+        assert not set(read_yaml(path)["seeds"]) & set(evidence["seeds"])
+
+
+def test_both_studies_have_the_same_settings():
+    tiles, synthetic = (read_yaml(BEYOND / name / "evidence.yaml") for name in ("evidence_magnetic_tile", "evidence_synthetic"))
+    for key in ("sft", "preference", "masks", "max_ranked", "recommended"):
+        assert tiles[key] == synthetic[key], key
+    assert tiles["objectives"].items() <= synthetic["objectives"].items()

@@ -18,7 +18,7 @@ TRL_METRICS = {
 def make(model, rows, tmp_path, *, eval_dataset=None, **settings):
     defaults = dict(
         output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2,
-        logging_steps=1, disable_tqdm=True, use_cpu=True, max_grad_norm=0.0,
+        logging_steps=1, disable_tqdm=True, use_cpu=True, max_grad_norm=0.0, loss_type="region",
     )
     args = SamDPOConfig(**{**defaults, **settings})
     return SamDPOTrainer(model, args, rows, eval_dataset=eval_dataset, processing_class=tiny_processor())

@@ -27,7 +27,7 @@ def sft(model, rows, directory, **settings):
 
 
 def dpo(model, rows, directory, **settings):
-    args = SamDPOConfig(output_dir=str(directory), **{**COMMON, **settings})
+    args = SamDPOConfig(output_dir=str(directory), **{**COMMON, "loss_type": "region", **settings})
     return SamDPOTrainer(str(model), args, rows)
 
 
