@@ -115,8 +115,8 @@ def test_added_terms(model, preferences, tmp_path):
     torch.testing.assert_close(with_sft - plain, 0.5 * pull.detach(), rtol=1e-3, atol=1e-5)
     with_kl, _, _ = losses(kl_weight=1.0)
     torch.testing.assert_close(with_kl, plain, rtol=0, atol=1e-3)  # nothing has moved yet
-    with_scores, _, _ = losses(iou_weight=2.0)
-    ranking = ranking_loss(scores[:, [2, 1, 3]]).detach()
+    with_scores, _, _ = losses(iou_weight=2.0, score_temperature=0.1)
+    ranking = ranking_loss(10 * scores[:, [2, 1, 3]]).detach()
     torch.testing.assert_close(with_scores - plain, 2 * ranking, rtol=1e-3, atol=1e-5)
 
 
@@ -202,6 +202,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(model, preferences, 
         (dict(region_exponent=2.0), "region_exponent"),
         (dict(sft_weight=-1.0), "sft_weight"),
         (dict(score_loss="hinge"), "score_loss"),
+        (dict(score_temperature=0.0), "score_temperature"),
         (dict(policy_token="best"), "policy_token"),
         (dict(trainable="iou_prediction_head"), "iou_weight"),
     ],

@@ -40,6 +40,8 @@ class SamDPOConfig(DPOSettings, TrainingArguments):
             )
         if not 0 <= self.region_exponent <= 1:
             raise UserError(f"region_exponent: {self.region_exponent} is not in [0, 1]")
+        if self.score_temperature <= 0:
+            raise UserError(f"score_temperature: {self.score_temperature} is not above 0")
         if min(self.sft_weight, self.kl_weight, self.iou_weight) < 0:
             raise UserError("sft_weight, kl_weight, iou_weight: must not be negative")
         if self.trainable == "iou_prediction_head" and not self.iou_weight:

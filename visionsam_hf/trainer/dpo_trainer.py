@@ -211,7 +211,9 @@ class SamDPOTrainer(SamTrainer):
             else:
                 ranked_scores = scores.gather(1, inputs["ranked_tokens"])
                 # Only candidates that are the three tokens' own masks say how the tokens' scores should be ordered.
-                score_loss = ranking_loss(ranked_scores, inputs["ranks"]) * inputs["tokens_ranked"]
+                # Scores stay IoUs: at a temperature of 1 a sure ranking would need scores that are whole nats apart.
+                score_loss = ranking_loss(ranked_scores / args.score_temperature, inputs["ranks"])
+                score_loss = score_loss * inputs["tokens_ranked"]
             terms = terms + args.iou_weight * score_loss
         return terms
 
