@@ -95,7 +95,7 @@ class DPOSettings(PromptTuningSettings):
         "plackett_luce", "score loss: plackett_luce on the ranking, or l1 to the chosen mask's IoU"
     )
     score_temperature: float = setting(
-        0.05, "plackett_luce: the difference in predicted IoU that makes a mask e times as likely to be ranked first"
+        0.02, "plackett_luce: the difference in predicted IoU that makes a mask e times as likely to be ranked first"
     )
     policy_token: str = setting(
         "single", "the mask token that is tuned: single (0), or candidate (the chosen mask's own)"
