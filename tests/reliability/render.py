@@ -20,7 +20,7 @@ def read(directory: Path, name: str) -> dict:
 
 
 def sections(directory: Path) -> list[str]:
-    """What was counted, a table a kind of test; kinds that did not run are left out."""
+    """What was counted, a table a kind of test, under its heading."""
     found = []
     kills = read(directory, "kills")
     if kills:
@@ -55,12 +55,21 @@ def sections(directory: Path) -> list[str]:
     return found
 
 
+def by_heading(found: list[str]) -> dict[str, str]:
+    return {section.partition("\n")[0]: section.strip() for section in found}
+
+
+def filled(text: str, found: list[str]) -> str:
+    """The page with what was counted; a section of a kind that did not run this time stays."""
+    head, _, rest = text.partition(BEGIN)
+    inside, _, tail = rest.partition(END)
+    before = by_heading(["### " + section for section in inside.split("### ")[1:]])
+    return head + BEGIN + "\n" + "\n\n".join({**before, **by_heading(found)}.values()) + "\n" + END + tail
+
+
 def main(counts: str, page: str) -> None:
     path = Path(page)
-    text = path.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    path.write_text(head + BEGIN + "\n" + "\n\n".join(sections(Path(counts))) + "\n" + END + tail, encoding="utf-8")
+    path.write_text(filled(path.read_text(encoding="utf-8"), sections(Path(counts))), encoding="utf-8")
 
 
 if __name__ == "__main__":
