@@ -3,7 +3,7 @@ import contextlib
 import pytest
 import torch
 
-from visionsam_hf.decoding import bind_predict_tokens, predict_tokens
+from visionsam_hf.decoding import _position, bind_predict_tokens, predict_tokens
 from visionsam_hf.fast_decoder import can_rearrange
 
 
@@ -121,8 +121,8 @@ def test_adapters_that_drop_out_take_the_slow_path(model):
 def test_the_grid_is_encoded_once_until_it_changes(model, prompts, monkeypatch):
     boxes, points, pixels = prompts
     given = dict(boxes=boxes, points=points, kinds=["box"] * 3, pixel_values=pixels)
-    calls, real = [], model.get_image_wide_positional_embeddings
-    monkeypatch.setattr(model, "get_image_wide_positional_embeddings", lambda: calls.append(1) or real())
+    calls, grid = [], model.shared_image_embedding.forward
+    monkeypatch.setattr(model.shared_image_embedding, "forward", lambda *given: calls.append(1) or grid(*given))
     with torch.no_grad():
         before, _ = predict_tokens(model, **given)
         predict_tokens(model, **given)
@@ -130,6 +130,20 @@ def test_the_grid_is_encoded_once_until_it_changes(model, prompts, monkeypatch):
         model.shared_image_embedding.positional_embedding.mul_(2)
         after, _ = predict_tokens(model, **given)
     assert len(calls) == 2 and not torch.allclose(before, after)
+
+
+def test_a_coarser_grid_is_the_same_image(model, prompts):
+    boxes, points, _ = prompts
+    given = dict(boxes=boxes, points=points, kinds=["box"] * 3)
+    embeddings = torch.randn(3, 16, 1, 1).expand(3, 16, 4, 4)
+    with torch.no_grad():
+        whole, _ = predict_tokens(model, **given, image_embeddings=embeddings)
+        torch.testing.assert_close(_position(model, 4, 4), model.get_image_wide_positional_embeddings())
+        coarse, _ = predict_tokens(model, **given, image_embeddings=embeddings[..., :2, :2])
+        wide = _position(model, 2, 4)
+    assert whole.shape[-2:] == (16, 16) and coarse.shape[-2:] == (8, 8)
+    # Row 1, column 0 of 2 x 4 cells: the middle is at an eighth of the width and three quarters of the height.
+    torch.testing.assert_close(wide[0, :, 1, 0], model.shared_image_embedding(torch.tensor([[0.125, 0.75]]))[0])
 
 
 def test_a_model_that_predicted_can_train(model, prompts):

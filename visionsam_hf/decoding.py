@@ -36,7 +36,7 @@ def predict_tokens(
         boxes: (B, N, 4) float32 [x1, y1, x2, y2] in pixels of the padded square; read for images of kind "box".
         points: (B, N, 2, 2) float32 (x, y) of the positive and the negative point, in pixels of the padded square.
         kinds: B prompt kinds, one an image, of `PROMPT_KINDS`.
-        image_embeddings: (B, C, h, w) from the vision encoder, or
+        image_embeddings: (B, C, h, w) from the vision encoder, on its grid or a coarser one, or
         pixel_values: (B, 3, image_size, image_size).
         fast: the rearranged decoder (`visionsam_hf.fast_decoder`); False runs the library's modules one by one, and
             so does a decoder whose attention has more than LoRA in it.
@@ -53,7 +53,7 @@ def predict_tokens(
     if not (fast and can_rearrange(model.mask_decoder)):
         decode = _decode_by_modules
     with _full_precision(boxes):
-        position = _position(model)
+        position = _position(model, *image_embeddings.shape[-2:])
     results: list[tuple[list[int], Tensor, Tensor]] = []
     for kind in PROMPT_KINDS:
         rows = [row for row, value in enumerate(kinds) if value == kind]
@@ -62,7 +62,8 @@ def predict_tokens(
             embedding = image_embeddings if everything else image_embeddings[rows]
             with _full_precision(boxes):
                 sparse, dense = _embed_prompts(model, kind, boxes[rows], points[rows])
-            image = embedding + dense
+            # Without mask prompts it is the same vector everywhere, whatever the grid.
+            image = embedding + dense[:, :, :1, :1]
             results.append((rows, *decode(model.mask_decoder, image, position, sparse)))
     if len(results) == 1:
         return results[0][1:]
@@ -86,18 +87,20 @@ def bind_predict_tokens(model: SamModel, *, fast: bool = True, compiled: bool = 
     return model
 
 
-def _position(model: SamModel) -> Tensor:
-    """(1, C, h, w) float32 positional encoding of the grid, computed once: it is frozen.
+def _position(model: SamModel, height: int, width: int) -> Tensor:
+    """(1, C, height, width) float32 positional encoding of a grid over the padded square, computed once: it is frozen.
 
     Anything that moves or changes the parameter gives it another version or address, and a new encoding.
     """
     parameter = model.shared_image_embedding.positional_embedding
-    key = (parameter.data_ptr(), parameter._version, parameter.dtype)
+    key = (height, width, parameter.data_ptr(), parameter._version, parameter.dtype)
     known = model.__dict__.get("_grid_position")
     if known is None or known[0] != key:
         # A tensor made in inference mode could never take part in training afterwards.
         with torch.inference_mode(False), torch.no_grad():
-            known = (key, model.get_image_wide_positional_embeddings().clone())
+            x, y = ((torch.arange(side, device=parameter.device) + 0.5) / side for side in (width, height))
+            centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).to(parameter.dtype)
+            known = (key, model.shared_image_embedding(centres).permute(2, 0, 1).unsqueeze(0).clone())
         # Not an attribute of the module: it is neither saved nor moved with it.
         model.__dict__["_grid_position"] = known
     return known[1]

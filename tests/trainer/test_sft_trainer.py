@@ -120,6 +120,57 @@ def test_resident_embeddings_change_nothing(model, segmentation, tmp_path):
     assert kept.evaluate()["eval_loss"] == read.evaluate()["eval_loss"]
 
 
+def test_pooled_embeddings_have_coarser_logits(model, segmentation, tmp_path):
+    settings = dict(embeddings=str(tmp_path / "cache"), eval_dataset=segmentation)
+    trainer = make(model, segmentation, tmp_path, embedding_pool=2, **settings)
+    batch = PromptCollator()([trainer.train_dataset[index] for index in range(3)])
+    logits, _, valid = trainer.forward(trainer.model, batch)
+    assert logits.shape == (3, 4, 8, 8) and valid.shape == (3, 8, 8) and batch["targets"].shape == (3, 1, 8, 8)
+    settings["embeddings_on_device"] = "always"
+    kept = make(copy.deepcopy(model), segmentation, tmp_path, embedding_pool=2, **settings)
+    assert losses(trainer) == pytest.approx(losses(kept), rel=1e-5)
+    with pytest.raises(UserError, match="embedding_pool: 3 does not divide the model's grid of 4 cells"):
+        make(model, segmentation, tmp_path, embedding_pool=3, **settings)
+
+
+def test_a_fresh_decoder_starts_anew(model, segmentation, tmp_path):
+    before = copy.deepcopy(model.state_dict())
+    trainer = make(model, segmentation, tmp_path, fresh_decoder=True, trainable="mask_decoder+prompt_encoder", seed=9)
+    state = trainer.model.state_dict()
+    assert all(torch.equal(state[name], before[name]) for name in state if name.startswith("vision_encoder"))
+    assert not torch.equal(state["mask_decoder.mask_tokens.weight"], before["mask_decoder.mask_tokens.weight"])
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest(model, segmentation, tmp_path):
+    trainer = make(model, segmentation, tmp_path, muon=True, trainable="all", max_steps=3, weight_decay=0.01)
+    before = copy.deepcopy(model.state_dict())
+    trainer.train()
+    muon, adamw = trainer.optimizer.optimizer._parts
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    of_muon = {id(value) for group in muon.param_groups for value in group["params"]}
+    of_adamw = {id(value) for group in adamw.param_groups for value in group["params"]}
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert {id(value) for value in trained.values()} == of_muon | of_adamw and not of_muon & of_adamw
+    assert id(trained["mask_decoder.mask_tokens.weight"]) in of_adamw
+    assert id(trained["mask_decoder.transformer.layers.0.mlp.lin1.weight"]) in of_muon
+    # The scheduler reaches both: after the last step the linear schedule has come to 0.
+    assert {group["lr"] for group in muon.param_groups + adamw.param_groups} == {0.0}
+    assert all(not torch.equal(model.state_dict()[name], before[name]) for name in trained if "layers.0.mlp.lin1" in name)
+
+
+def test_muon_goes_on_from_a_checkpoint(model, segmentation, tmp_path):
+    settings = dict(muon=True, max_steps=4, save_strategy="steps", save_steps=2)
+    whole = make(copy.deepcopy(model), segmentation, tmp_path / "whole", **settings)
+    whole.train()
+    stopped = make(copy.deepcopy(model), segmentation, tmp_path / "stopped", **settings)
+    stopped.train()
+    checkpoint = tmp_path / "stopped" / "out" / "checkpoint-2"
+    resumed = make(copy.deepcopy(model), segmentation, tmp_path / "stopped", **settings)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters()):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_the_loss_is_the_bce_of_token_0(model, segmentation, tmp_path):
     trainer = make(model, segmentation, tmp_path)
     batch = PromptCollator()([trainer.train_dataset[index] for index in range(3)])
@@ -258,6 +309,10 @@ def test_warns_when_masks_drift_away(model, segmentation, tmp_path, caplog):
         (dict(box_jitter=0.9), "box_jitter"),
         (dict(embeddings="x", augment=True), "embeddings"),
         (dict(variants=0), "variants"),
+        (dict(embedding_pool=0), "embedding_pool"),
+        (dict(embedding_pool=2), "embedding_pool"),
+        (dict(fresh_decoder=True), "fresh_decoder"),
+        (dict(fresh_decoder=True, trainable="all", use_peft=True), "fresh_decoder"),
         (dict(unprompted=["scratch"]), "unprompted"),
         (dict(variants=2, augment=True), "variants"),
         (dict(embeddings_on_device="gpu"), "embeddings_on_device"),

@@ -8,7 +8,14 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.adapters import add_adapter, check_same_adapter, find_adapter, load_adapter
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import freeze, freeze_prompts_not_drawn, load_model, load_processor, reshaped
+from visionsam_hf.modeling import (
+    freeze,
+    freeze_prompts_not_drawn,
+    load_model,
+    load_processor,
+    reshaped,
+    with_fresh_decoder,
+)
 from visionsam_hf.trainer.sam_trainer import prepare_model
 
 
@@ -21,6 +28,7 @@ def prepare_tuned(
     scores: bool,
     prompt_kinds: Sequence[str],
     vision_config: Mapping[str, Any] | None = None,
+    fresh_decoder: bool = False,
 ) -> tuple[SamModel | PeftModel, SamProcessor]:
     """The model and its processor, ready to train.
 
@@ -32,6 +40,7 @@ def prepare_tuned(
         mask_output, scores: what the loss sees, as `freeze` takes them.
         prompt_kinds: kinds of the prompts drawn in training.
         vision_config: the encoder's new shape, as `reshaped` takes it.
+        fresh_decoder: everything but the vision encoder starts anew, with `args.seed`.
     """
     if args.use_peft:
         if vision_config:
@@ -42,6 +51,8 @@ def prepare_tuned(
     model, processor = prepare_model(model, processing_class, args)
     if vision_config:
         model, processor = reshaped(model, processor, vision_config)
+    if fresh_decoder:
+        model = with_fresh_decoder(model, seed=args.seed)
     freeze(model, args.trainable, mask_output=mask_output, scores=scores)
     freeze_prompts_not_drawn(model, prompt_kinds)
     return model, processor

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import SamModel, SamProcessor, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PredictionOutput
@@ -38,6 +39,8 @@ class SamTrainer(ResumableTrainer):
 
     # `compute_loss` divides by the prompts of the accumulated batch itself.
     loss_is_scaled_for_ga = True
+    # Cells a side that are averaged into one.
+    pool = 1
 
     def __init__(
         self,
@@ -108,7 +111,8 @@ class SamTrainer(ResumableTrainer):
             embeddings = (
                 inputs["image_embeddings"] if places is None or self._resident is None else self._resident[places]
             )
-            image = {"image_embeddings": embeddings.float()}
+            embeddings = embeddings.float()
+            image = {"image_embeddings": F.avg_pool2d(embeddings, self.pool) if self.pool > 1 else embeddings}
         logits, scores = model(boxes=inputs["boxes"], points=inputs["points"], kinds=inputs["kinds"], **image)
         keep = inputs["prompt_valid"]
         valid = inputs["valid"].unsqueeze(1).expand(-1, keep.shape[1], -1, -1)

@@ -67,6 +67,13 @@ class SFTSettings(PromptTuningSettings):
         {},
         "reshape the encoder first, e.g. {image_size: 512}: image_size, patch_size, window_size, global_attn_indexes",
     )
+    fresh_decoder: bool = setting(
+        False, "start the prompt encoder and the mask decoder from random weights, whatever the model holds"
+    )
+    embedding_pool: int = setting(
+        1, "learn on cached embeddings averaged over squares of so many cells a side: coarse to fine, at a fraction of a step"
+    )
+    muon: bool = setting(False, "Muon for the matrices of linear layers, AdamW for the rest: for training from random weights")
     unprompted: list[str] = setting(
         [],
         "kinds of objects that no prompt asks for; the image embedding learns to show where they are (trainable: all)",

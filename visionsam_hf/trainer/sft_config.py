@@ -62,6 +62,13 @@ class SamSFTConfig(SFTSettings, TrainingArguments):
 
         for kind in self.prompt_mix:
             check_choice("prompt_mix", kind, PROMPT_KINDS)
+        if self.embedding_pool < 1 or (self.embedding_pool > 1 and not self.embeddings):
+            raise UserError("embedding_pool: must be at least 1, and 1 without a cache of embeddings")
+        if self.fresh_decoder and (self.use_peft or "mask_decoder" == self.trainable):
+            raise UserError(
+                "fresh_decoder: a new prompt encoder has to learn too; set trainable mask_decoder+prompt_encoder or all,"
+                " and no adapter"
+            )
         if self.embeddings and (self.augment or self.trainable == "all"):
             raise UserError("embeddings: a cache cannot be used with augment or trainable all; leave it empty")
         super().__post_init__()

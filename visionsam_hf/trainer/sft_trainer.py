@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from transformers import SamModel, SamProcessor
 
+from visionsam_hf.errors import UserError
 from visionsam_hf.losses import balanced_bce, dice_loss, mask_bce, mask_iou
 from visionsam_hf.modeling import image_side, mask_side
 from visionsam_hf.trainer.collators import PromptCollator
+from visionsam_hf.trainer.muon import MuonWithAdamW
 from visionsam_hf.trainer.preparation import prepare_tuned
 from visionsam_hf.trainer.sam_trainer import SamTrainer, prepare_cache
 from visionsam_hf.trainer.samples import PromptSamples
@@ -50,11 +52,16 @@ class SamSFTTrainer(SamTrainer):
             scores=args.w_iou > 0,
             prompt_kinds=[kind for kind, share in args.prompt_mix.items() if share > 0],
             vision_config=args.vision_config,
+            fresh_decoder=args.fresh_decoder,
         )
+        side, rest = divmod(mask_side(model), args.embedding_pool)
+        if rest or side % 4:
+            cells = mask_side(model) // 4
+            raise UserError(f"embedding_pool: {args.embedding_pool} does not divide the model's grid of {cells} cells")
         cache = prepare_cache(model, processor, args)
         common: dict[str, Any] = dict(
             image_side=image_side(model),
-            mask_side=mask_side(model),
+            mask_side=side,
             cache=cache,
             prompt_mix=args.prompt_mix,
             prompts_per_image=args.prompts_per_image,
@@ -80,10 +87,21 @@ class SamSFTTrainer(SamTrainer):
             eval_samples=eval_samples,
             **kwargs,
         )
+        self.pool = args.embedding_pool
         self._warned: set[str] = set()
         if args.unprompted:
             model.vision_encoder.register_forward_hook(self._keep_embeddings)
             self._views = embedding_views(model.config.vision_config.output_channels).to(args.device)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW, or whatever `optim` names; with `muon` Muon for the matrices."""
+        if not self.args.muon:
+            return super().create_optimizer(model)
+        if getattr(self, "optimizer", None) is None:
+            self.optimizer = MuonWithAdamW(
+                self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
+            )
+        return self.optimizer
 
     def _keep_embeddings(self, encoder: torch.nn.Module, inputs: Any, output: Any) -> None:
         self._embeddings = output.last_hidden_state
