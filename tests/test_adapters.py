@@ -11,7 +11,8 @@ from transformers import SamModel
 from visionsam_hf import cli
 from visionsam_hf.adapters import add_adapter, find_adapter
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import initialise, load_model, load_processor, save_model
+from visionsam_hf.initialisation import initialise
+from visionsam_hf.modeling import load_model, load_processor, save_model
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from visionsam_hf import SamSFTConfig, SamSFTTrainer
 from visionsam_hf.adapters import ADAPTED
 from visionsam_hf.decoding import predict_tokens
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import image_side, initialise, load_model, load_processor, mask_side, save_model
+from visionsam_hf.initialisation import initialise
+from visionsam_hf.modeling import image_side, load_model, load_processor, mask_side, save_model
 
 # As in the published config.json; MedSAM is a ViT-B.
 PUBLISHED = {

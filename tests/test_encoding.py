@@ -4,7 +4,7 @@ from conftest import tiny_config
 
 from visionsam_hf import encoding
 from visionsam_hf.encoding import ImageEncoder, biased_attention, cell_places, has_bfloat16, relative_positions
-from visionsam_hf.modeling import initialise
+from visionsam_hf.initialisation import initialise
 
 
 def random_positions(model):

@@ -7,16 +7,15 @@ from conftest import tiny_config
 from transformers import SamConfig, SamModel
 
 from visionsam_hf.errors import UserError
+from visionsam_hf.initialisation import initialise, with_fresh_decoder
 from visionsam_hf.modeling import (
     encoder_fingerprint,
     freeze,
     freeze_prompts_not_drawn,
     image_side,
-    initialise,
     load_model,
     load_processor,
     mask_side,
-    with_fresh_decoder,
 )
 
 

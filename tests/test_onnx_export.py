@@ -14,7 +14,8 @@ from visionsam_hf.decoding import predict_tokens
 from visionsam_hf.export import OnnxDecoder, labelled_points
 from visionsam_hf.geometry import logits_to_original, to_square
 from visionsam_hf.inference import encode_image, predict_at
-from visionsam_hf.modeling import initialise, save_model
+from visionsam_hf.initialisation import initialise
+from visionsam_hf.modeling import save_model
 
 DEPLOY = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
 BOXES = np.array([[4, 6, 40, 50], [10, 10, 30, 60], [20, 2, 60, 30]], np.float32)

@@ -5,7 +5,8 @@ import pytest
 from conftest import tiny_config, tiny_processor
 
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import initialise, save_model
+from visionsam_hf.initialisation import initialise
+from visionsam_hf.modeling import save_model
 from visionsam_hf.pipeline import read_stages, run_pipeline, stage_settings
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

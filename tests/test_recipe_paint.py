@@ -10,7 +10,8 @@ from conftest import tiny_config, tiny_processor
 from PIL import Image
 
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import initialise, save_model
+from visionsam_hf.initialisation import initialise
+from visionsam_hf.modeling import save_model
 from visionsam_hf.pipeline import run_pipeline
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "paint"

@@ -6,7 +6,8 @@ from conftest import tiny_config, tiny_processor
 
 from visionsam_hf import cli
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import initialise, save_model
+from visionsam_hf.initialisation import initialise
+from visionsam_hf.modeling import save_model
 from visionsam_hf.pipeline import read_stages, run_pipeline, stage_settings
 from visionsam_hf.rounds import numbered, write_out
 

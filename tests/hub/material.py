@@ -9,7 +9,7 @@ from conftest import CATEGORIES, segmentation_rows, tiny_config, tiny_processor
 from visionsam_hf import cli
 from visionsam_hf.cards import data_card
 from visionsam_hf.data import write_preferences, write_splits
-from visionsam_hf.modeling import initialise
+from visionsam_hf.initialisation import initialise
 from visionsam_hf.schema import decode_rle, encode_mask, encode_rle, segmentation_features
 
 

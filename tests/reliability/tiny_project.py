@@ -14,7 +14,7 @@ from conftest import CATEGORIES, SIDE, segmentation_rows, tiny_config, tiny_proc
 from tests.reliability.forked import fork
 from visionsam_hf import cli
 from visionsam_hf.data import write_splits
-from visionsam_hf.modeling import initialise
+from visionsam_hf.initialisation import initialise
 from visionsam_hf.schema import segmentation_features
 
 # What depends on the clock or on the machine's load, not on the work.

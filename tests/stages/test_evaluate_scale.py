@@ -14,7 +14,8 @@ sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
 from defect_examples import write_discs  # noqa: E402
 
 from visionsam_hf.config import build_settings  # noqa: E402
-from visionsam_hf.modeling import initialise, save_model  # noqa: E402
+from visionsam_hf.initialisation import initialise  # noqa: E402
+from visionsam_hf.modeling import save_model  # noqa: E402
 from visionsam_hf.stages.evaluate import EvaluateSettings, run  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 from visionsam_hf import cli
 from visionsam_hf.config import build_settings
 from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import initialise, save_model
+from visionsam_hf.initialisation import initialise
+from visionsam_hf.modeling import save_model
 from visionsam_hf.stages.predict import PredictSettings, run
 
 SHAPES = {"a.png": (48, 64), "b.jpg": (60, 80), "line/c.png": (64, 64), "a.jpg": (50, 50)}

@@ -9,7 +9,8 @@ from conftest import disc, photograph, tiny_config, tiny_processor
 from PIL import Image
 
 from visionsam_hf.evaluation.per_sample import read_columns
-from visionsam_hf.modeling import initialise, save_model
+from visionsam_hf.initialisation import initialise
+from visionsam_hf.modeling import save_model
 from visionsam_hf.pipeline import read_stages, run_pipeline, stage_settings
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "visionsam" / "zero_shot_mvtec"
