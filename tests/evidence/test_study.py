@@ -134,7 +134,7 @@ def test_workers_end_with_their_study(config, tmp_path, number, code):
         workers = wait_for(lambda: len(found := workers_of(study.pid)) == 2 and found, "no workers")
         study.send_signal(number)
         assert study.wait(60) == code, (tmp_path / "log").read_text()
-        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "workers live on", 30)
+        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "workers live on")
     finally:
         for process in (study.pid, *workers_of(study.pid)):
             try:
