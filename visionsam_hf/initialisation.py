@@ -65,6 +65,9 @@ def _compare_positions(decoder: SamMaskDecoder, count: int, gain: float = 1.5) -
         count: the positional encoding's frequencies, `position_frequencies(count)`.
         gain: weight of a pair on either side.
     """
+    heads = decoder.transformer.final_attn_token_to_image.num_attention_heads
+    if heads < 4:
+        return
     along_x, along_y = torch.arange(count // 2), torch.arange(count // 2, count)
 
     def spread(frequencies: Tensor, number: int) -> list[int]:
@@ -86,9 +89,6 @@ def _compare_positions(decoder: SamMaskDecoder, count: int, gain: float = 1.5) -
     from_image = [layer.cross_attn_image_to_token for layer in decoder.transformer.layers]
     from_tokens = [layer.cross_attn_token_to_image for layer in decoder.transformer.layers]
     from_tokens.append(decoder.transformer.final_attn_token_to_image)
-    heads = from_image[0].num_attention_heads
-    if heads < 4:
-        return
     pairs = from_image[0].q_proj.out_features // heads // 2
     xs, ys = spread(along_x, pairs), spread(along_y, pairs)
     both = [frequency for pair in zip(xs, ys) for frequency in pair]

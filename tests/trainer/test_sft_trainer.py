@@ -312,6 +312,7 @@ def test_warns_when_masks_drift_away(model, segmentation, tmp_path, caplog):
         (dict(embedding_pool=0), "embedding_pool"),
         (dict(embedding_pool=2), "embedding_pool"),
         (dict(fresh_decoder=True), "fresh_decoder"),
+        (dict(fresh_decoder=True, trainable="iou_prediction_head", w_iou=1.0), "fresh_decoder"),
         (dict(fresh_decoder=True, trainable="all", use_peft=True), "fresh_decoder"),
         (dict(unprompted=["scratch"]), "unprompted"),
         (dict(variants=2, augment=True), "variants"),

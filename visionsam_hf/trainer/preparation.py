@@ -9,13 +9,7 @@ from transformers import SamModel, SamProcessor
 from visionsam_hf.adapters import add_adapter, check_same_adapter, find_adapter, load_adapter
 from visionsam_hf.errors import UserError
 from visionsam_hf.initialisation import with_fresh_decoder
-from visionsam_hf.modeling import (
-    freeze,
-    freeze_prompts_not_drawn,
-    load_model,
-    load_processor,
-    reshaped,
-)
+from visionsam_hf.modeling import freeze, freeze_prompts_not_drawn, load_model, load_processor, reshaped
 from visionsam_hf.trainer.sam_trainer import prepare_model
 
 

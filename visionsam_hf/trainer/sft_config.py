@@ -64,7 +64,7 @@ class SamSFTConfig(SFTSettings, TrainingArguments):
             check_choice("prompt_mix", kind, PROMPT_KINDS)
         if self.embedding_pool < 1 or (self.embedding_pool > 1 and not self.embeddings):
             raise UserError("embedding_pool: must be at least 1, and 1 without a cache of embeddings")
-        if self.fresh_decoder and (self.use_peft or "mask_decoder" == self.trainable):
+        if self.fresh_decoder and (self.use_peft or self.trainable not in ("mask_decoder+prompt_encoder", "all")):
             raise UserError(
                 "fresh_decoder: a new prompt encoder has to learn too; set trainable mask_decoder+prompt_encoder or all,"
                 " and no adapter"
