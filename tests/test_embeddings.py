@@ -154,6 +154,18 @@ def test_two_writers_share_a_directory(tmp_path, model, processor, segmentation)
     assert len(one) == 6 and not list(one.directory.glob(".*.tmp"))
 
 
+def test_a_writer_removes_what_killed_writers_left_and_nothing_else(tmp_path, model, processor, segmentation):
+    fcntl = pytest.importorskip("fcntl")
+    cache = EmbeddingCache(tmp_path, model, processor)
+    left, held = (cache.directory / f".{name}.npy.0123.tmp" for name in ("left", "held"))
+    left.write_bytes(b"half a shard")
+    with open(held, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cache.add(segmentation)
+        assert held.exists() and not left.exists()
+    assert len(EmbeddingCache(tmp_path, model, processor)) == 6
+
+
 def test_a_hash_follows_the_bytes(segmentation):
     rows = segmentation_rows()
     import datasets

@@ -42,7 +42,7 @@ def parts(tmp_path, monkeypatch):
 
 def test_painted_then_real_then_preferences(parts):
     short = {"max_steps": "2", "eval_steps": "2", "per_device_train_batch_size": "2"}
-    changes = {name: {"model_name_or_path": "model"} for name in ("embed", "embed-painted", "sft-real", "evaluate-sam")}
+    changes = {name: {"model_name_or_path": "model"} for name in ("sft-real", "evaluate-sam")}
     changes["paint"] = {"background_dir": "good", "images": "{train: 6, validation: 2}", "num_proc": "1"}
     changes["build"] = {"data_dir": "defects", "validation": "0.25"}
     changes["sft-painted"] = {"model_name_or_path": "model", **short}

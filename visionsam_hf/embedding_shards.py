@@ -5,12 +5,13 @@ bytes. The index is renamed into place last, so a shard that was cut short has n
 bfloat16 is stored as its bit patterns (int16): numpy has no such type.
 """
 
+import contextlib
 import json
 import mmap
 import os
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,11 @@ import numpy as np
 import torch
 
 from visionsam_hf.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where what a killed writer left stays until `embed --prune`
+    fcntl = None  # type: ignore[assignment]
 
 STORED_AS = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
 _BLOCK = 4 * 2**20
@@ -92,34 +98,33 @@ def write_shard(directory: Path, name: str, keys: Sequence[str], values: Sequenc
     """Write embeddings (C, h, w) of one shape as shard `name`, all or nothing."""
     stored = np.dtype(STORED_AS[dtype])
     checksum = 0
-    temporary = _temporary(directory / f"{name}.npy")
-    try:
-        with open(temporary, "wb") as file:
-            header = {"descr": stored.str, "fortran_order": False, "shape": (len(values), *values[0].shape)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for value in values:
-                content = value.to(getattr(torch, dtype)).contiguous()
-                if dtype == "bfloat16":
-                    content = content.view(torch.int16)
-                data = memoryview(content.numpy()).cast("B")
-                checksum = zlib.crc32(data, checksum)
-                file.write(data)
-        os.replace(temporary, directory / f"{name}.npy")
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _cannot_write(directory, error) from None
+    with _replacing(directory / f"{name}.npy") as file:
+        header = {"descr": stored.str, "fortran_order": False, "shape": (len(values), *values[0].shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for value in values:
+            content = value.to(getattr(torch, dtype)).contiguous()
+            if dtype == "bfloat16":
+                content = content.view(torch.int16)
+            data = memoryview(content.numpy()).cast("B")
+            checksum = zlib.crc32(data, checksum)
+            file.write(data)
     write_json(directory / f"{name}.json", {"images": list(keys), "crc32": checksum})
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file, all or nothing."""
-    temporary = _temporary(path)
-    try:
-        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _cannot_write(path.parent, error) from None
+    with _replacing(path) as file:
+        file.write(json.dumps(content, indent=2).encode())
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the unfinished files of writers that were killed; those of living ones, in any process, stay."""
+    if fcntl is None:
+        return
+    for path in directory.glob(".*.tmp"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def remove(shard: Path) -> None:
@@ -138,9 +143,32 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the body has written it, and is gone when it could not."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with _held(temporary) as file:
+            yield file
+            if fcntl is not None:
+                file.flush()
+                os.replace(temporary, path)  # before letting go of it: from then on it would look left behind
+        if fcntl is None:
+            os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path.parent}: cannot be written ({error.strerror}); free space or choose another directory"
+        ) from None
 
 
-def _cannot_write(directory: Path, error: OSError) -> UserError:
-    return UserError(f"{directory}: cannot be written ({error.strerror}); free space or choose another directory")
+def _held(temporary: Path) -> BinaryIO:
+    """A new file, locked where files can be; the system lets go of it when the process dies."""
+    while True:
+        file = open(temporary, "wb")
+        with contextlib.suppress(OSError):  # a file system without locks: `remove_leftovers` gets none there either
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():
+            return file
+        file.close()  # it was taken for a leftover between our opening and our locking it

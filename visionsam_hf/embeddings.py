@@ -41,6 +41,7 @@ from visionsam_hf.embedding_shards import (
     Shard,
     read_index,
     remove,
+    remove_leftovers,
     verify,
     write_json,
     write_shard,
@@ -261,6 +262,7 @@ class EmbeddingCache:
         bar: tqdm,
     ) -> None:
         """Encode (key, row, variant) triples and write them as shards."""
+        remove_leftovers(self.directory)
         encoder = ImageEncoder(self.model, fast=self.fast)
         writer = f"{os.getpid():08d}-{uuid.uuid4().hex[:8]}"
         keys: list[str] = []
