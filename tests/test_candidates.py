@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from conftest import disc
 
+from visionsam_hf import candidates
 from visionsam_hf.candidates import (
     SOURCES,
     Candidate,
@@ -64,6 +65,15 @@ def test_grabcut_offers_what_no_model_drew(model, processor, segmentation):
     np.testing.assert_array_equal(decode_rle(offered[0]["rle"]), grabcut(np.asarray(image), tuple(row["box"])))
     # The model is not trained; the discs are plain to see.
     assert diversity.summary()["best_of_three_iou"] > 0.8
+
+
+def test_what_no_model_drew_is_drawn_once(model, processor, segmentation, monkeypatch):
+    drawn = {}
+    kept = dict(sources=("tokens", "grabcut", "shapes"), drawn=drawn)
+    first = list(generate_candidates(model, processor, segmentation, **kept))
+    assert len(drawn) == 3 * len(first)
+    monkeypatch.setattr(candidates, "BASELINES", {})
+    assert list(generate_candidates(model, processor, segmentation, **kept)) == first
 
 
 def test_shapes_offer_the_box_and_its_ellipse(model, processor, segmentation):

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from transformers import SamModel, SamProcessor
 
-from visionsam_hf.embeddings import EmbeddingCache, decode_image
+from visionsam_hf.embeddings import EmbeddingCache, decode_image, image_hash
 from visionsam_hf.errors import UserError
 from visionsam_hf.evaluation.baselines import BASELINES
 from visionsam_hf.evaluation.counts import mask_iou
@@ -105,6 +105,7 @@ def generate_candidates(
     max_prompts: int | None = None,
     seed: int = 0,
     diversity: Diversity | None = None,
+    drawn: dict[tuple, dict[str, Any]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the candidate schema (`visionsam_hf.schema.candidate_features`), one an object of a segmentation data set.
 
@@ -116,6 +117,8 @@ def generate_candidates(
         max_prompts: stop after so many.
         seed: of jitter and dropout; drawn per (seed, row, object).
         diversity: is told of every prompt.
+        drawn: masks that owe nothing to the model, as RLE by name, image and box; read and filled, for those who come
+            back with another model: GrabCut takes longer than everything else together.
 
     Raises:
         UserError: an unknown source, or too few to give three masks.
@@ -123,14 +126,15 @@ def generate_candidates(
     unknown = [source for source in sources if source not in SOURCES]
     if unknown or not sources:
         raise UserError(f"candidate_source: {unknown or 'empty'}; choose from {', '.join(SOURCES)}")
-    foreign = [source for source in sources if source in _FOREIGN]
-    if len(foreign) == len(sources):
+    foreign = [(source, name) for source in sources for name in _FOREIGN.get(source, ())]
+    if all(source in _FOREIGN for source in sources):
         raise UserError(
-            f"candidate_source: {', '.join(foreign)} asks nothing of the model that is to learn; name another beside it"
+            f"candidate_source: {', '.join(sources)} asks nothing of the model that is to learn; name another beside it"
         )
     done = 0
+    drawn = {} if drawn is None else drawn
     for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
-        pixels: np.ndarray | None = None
+        content: str | None = None
         for object_index, item in enumerate(row["objects"]):
             if max_prompts is not None and done >= max_prompts:
                 return
@@ -138,11 +142,13 @@ def generate_candidates(
             rng = np.random.default_rng([seed, index, object_index])
             box = np.array(item["box"], np.float32)
             pool, single = propose(model, embedding, box, truth.shape, sources, rng)
-            if foreign and pixels is None:
-                pixels = np.asarray(decode_image(row["image"]))
-            for source in foreign:
-                for name in _FOREIGN[source]:
-                    pool.append(Candidate(BASELINES[name](pixels, tuple(item["box"])), source, 0, pool[0].score))
+            for source, name in foreign:
+                if content is None:
+                    content, pixels = image_hash(row["image"]), np.asarray(decode_image(row["image"]))
+                key = (name, content, *item["box"])
+                if key not in drawn:
+                    drawn[key] = encode_rle(BASELINES[name](pixels, tuple(item["box"])))
+                pool.append(Candidate(decode_rle(drawn[key]), source, 0, pool[0].score))
             chosen = choose_three(pool, single)
             if diversity is not None:
                 diversity.add(chosen, single, truth)

@@ -43,6 +43,7 @@ class CellWork:
         max_ranked: prompts a round that are ranked.
         noise: of the simulated annotators.
         scratch: an empty directory.
+        drawn: see `generate_candidates`; cells share photographs.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class CellWork:
         max_ranked: int | None,
         noise: float,
         scratch: Path,
+        drawn: dict[tuple, dict[str, Any]],
     ) -> None:
         self.cell, self.fold, self.base, self.processor, self.cache = cell, fold, base, processor, cache
         self.embeddings, self.sft, self.objectives = embeddings, sft, objectives
-        self.max_ranked, self.noise, self.scratch = max_ranked, noise, scratch
+        self.max_ranked, self.noise, self.scratch, self.drawn = max_ranked, noise, scratch, drawn
         self.masked, self.ranked = share_labels(fold.train, seed=cell.seed, masks=cell.masks, max_ranked=max_ranked)
         self._models: dict[str, tuple[SamModel, int]] = {}
         self._first_pairs: dict[tuple, Pairs] = {}
@@ -150,6 +152,7 @@ class CellWork:
             max_prompts=self.max_ranked,
             seed=1000 * self.cell.seed + number,
             diversity=diversity,
+            drawn=self.drawn,
         )
         rows = []
         for row in candidates:

@@ -26,6 +26,9 @@ from visionsam_hf.stage import fingerprint
 if TYPE_CHECKING:
     from visionsam_hf.stages.evidence import EvidenceSettings
 
+# What no model draws, kept while the process lives: `generate_candidates`.
+_drawn: dict[tuple, dict[str, Any]] = {}
+
 # What one process takes at a time: a cell with the systems that it still lacks, or the untrained systems of all folds.
 Task = tuple[Cell | None, tuple[str, ...]]
 
@@ -141,6 +144,7 @@ class Study:
                 max_ranked=settings.max_ranked,
                 noise=settings.noise,
                 scratch=Path(scratch),
+                drawn=_drawn,
             )
             for system in systems:
                 write_result(self.path(system, cell.fold, cell), work.run(system))
