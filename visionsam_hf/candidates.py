@@ -7,6 +7,7 @@ Candidates come from one or several sources:
 - `box_jitter`: the single mask for boxes drawn a little differently;
 - `dropout`: the single mask with a tenth of the image embedding's channels switched off;
 - `grabcut`: OpenCV's GrabCut in the box, no model at all: it can be right where the model's every mask is wrong;
+- `otsu`: Otsu's threshold on the greys in the box, no model either;
 - `shapes`: the box filled, and the ellipse in it, which only ask how the defect fills its box.
 
 Where the sources give more than three, the three most different acceptable masks are kept, the model's own first.
@@ -33,7 +34,7 @@ from visionsam_hf.prompts import jitter_box
 from visionsam_hf.schema import decode_rle, encode_mask, encode_rle
 
 # Sources that owe nothing to the model, and what each draws.
-_FOREIGN = {"grabcut": ("grabcut",), "shapes": ("fill_box", "fill_ellipse")}
+_FOREIGN = {"grabcut": ("grabcut",), "otsu": ("otsu",), "shapes": ("fill_box", "fill_ellipse")}
 SOURCES = ("tokens", "thresholds", "box_jitter", "dropout", *_FOREIGN)
 KEPT = 3
 SAME_IOU = 0.98  # two masks this alike look the same to a person

@@ -14,7 +14,7 @@ class CandidatesSettings:
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
     splits: list[str] = setting(["train"], "splits to propose masks for; never the held-out one")
     candidate_source: list[str] = setting(
-        ["tokens"], "where masks come from: tokens (the paper), thresholds, box_jitter, dropout, grabcut, shapes"
+        ["tokens"], "where masks come from: tokens (the paper), thresholds, box_jitter, dropout, grabcut, otsu, shapes"
     )
     max_prompts: int | None = setting(None, "stop after so many prompts a split (default: all)")
     embeddings: str | None = setting(None, "directory of the embedding cache")
