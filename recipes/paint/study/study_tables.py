@@ -91,7 +91,7 @@ def figure(rows: Rows, *, masks: Sequence[int], path: Path) -> None:
     axes.set_xticks(places, ["none", *map(str, masks)])
     axes.set(xlabel="real masks, none of the class that is measured", ylabel="IoU of box prompts")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    picture.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)  # over the lines it would hide one
     picture.savefig(path)
 
 
