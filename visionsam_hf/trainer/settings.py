@@ -86,8 +86,8 @@ class SFTSettings(PromptTuningSettings):
 
 @dataclass
 class DPOSettings(PromptTuningSettings):
-    """Preference optimisation. The defaults are what docs/evidence.md found best on validation images: the chosen masks
-    alone. The paper: loss_type paper, beta 1, no reference, no added terms, target_resize nearest."""
+    """Preference optimisation. The defaults are what docs/evidence.md recommends: SFT on the chosen masks.
+    The paper: loss_type paper, beta 1, no reference, no added terms, target_resize nearest."""
 
     loss_type: str = setting(
         "sft", f"objective: {', '.join(LOSS_TYPES)}; sft is BCE + Dice to the chosen mask (docs/objectives.md)"
