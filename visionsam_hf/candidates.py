@@ -133,9 +133,10 @@ def generate_candidates(
             f"candidate_source: {', '.join(sources)} asks nothing of the model that is to learn; name another beside it"
         )
     done = 0
-    drawn = {} if drawn is None else drawn
     for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
-        content: str | None = None
+        content = image_hash(row["image"]) if foreign else ""
+        pixels: np.ndarray | None = None
+        kept = {} if drawn is None else drawn  # nobody comes back for them: they go with their image
         for object_index, item in enumerate(row["objects"]):
             if max_prompts is not None and done >= max_prompts:
                 return
@@ -144,12 +145,11 @@ def generate_candidates(
             box = np.array(item["box"], np.float32)
             pool, single = propose(model, embedding, box, truth.shape, sources, rng)
             for source, name in foreign:
-                if content is None:
-                    content, pixels = image_hash(row["image"]), np.asarray(decode_image(row["image"]))
                 key = (name, content, *item["box"])
-                if key not in drawn:
-                    drawn[key] = encode_rle(BASELINES[name](pixels, tuple(item["box"])))
-                pool.append(Candidate(decode_rle(drawn[key]), source, 0, pool[0].score))
+                if key not in kept:
+                    pixels = np.asarray(decode_image(row["image"])) if pixels is None else pixels
+                    kept[key] = encode_rle(BASELINES[name](pixels, tuple(item["box"])))
+                pool.append(Candidate(decode_rle(kept[key]), source, 0, pool[0].score))
             chosen = choose_three(pool, single)
             if diversity is not None:
                 diversity.add(chosen, single, truth)
