@@ -9,9 +9,8 @@ from shapes import sam
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SamModel
 
-from visionsam_hf.decoding import predict_tokens
-from visionsam_hf.fast_decoder import decode_tokens
-from visionsam_hf.modeling import freeze, freeze_prompts_not_drawn
+from visionsam_hf.models.decoder import decode_tokens, predict_tokens
+from visionsam_hf.models.loading import freeze, freeze_prompts_not_drawn
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from measuring import alternate, arguments, compared, device, machine_rates, med
 from shapes import sam
 from transformers import SamVisionConfig
 
-from visionsam_hf.encoding import ImageEncoder
+from visionsam_hf.models.encoder import ImageEncoder
 
 _TARGETS = {"stock float32": 3.0, "stock bfloat16": 1.3}
 

@@ -17,7 +17,7 @@ from shapes import photographs, sam
 from transformers import SamModel, TrainerCallback
 
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
-from visionsam_hf.decoding import predict_tokens
+from visionsam_hf.models.decoder import predict_tokens
 
 
 class _Steps(TrainerCallback):

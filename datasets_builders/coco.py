@@ -8,7 +8,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from datasets_builders.lookalikes import group_lookalikes
-from datasets_builders.photographs import image_files, path_inside, read_mask, read_photograph
-from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark
-from datasets_builders.regions import mask_objects
-from datasets_builders.splitting import assign_splits
-from visionsam_hf.errors import UserError
-from visionsam_hf.schema import encode_mask
+from datasets_builders.photographs import image_files, mask_objects, path_inside, read_mask, read_photograph
+from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.schema import encode_mask
 
 METADATA = "metadata.jsonl"
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from datasets_builders.masks import MaskFolder, MaskFolderConfig, Pair
 from datasets_builders.photographs import image_files
-from datasets_builders.planned import Plan, Remark
-from datasets_builders.splitting import assign_splits
-from visionsam_hf.errors import UserError
+from datasets_builders.planned import Plan, Remark, assign_splits
+from visionsam_hf.data.errors import UserError
 
 
 @dataclass

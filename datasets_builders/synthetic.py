@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image
 
 from datasets_builders.photographs import image_files, read_mask, read_photograph
-from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark
-from datasets_builders.splitting import SPLITS, assign_splits
-from visionsam_hf.errors import UserError
-from visionsam_hf.schema import encode_mask, object_row
+from datasets_builders.planned import SPLITS, Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.schema import encode_mask, object_row
 
 if TYPE_CHECKING:
     from datasets_builders.world.painter import PaintSettings
@@ -275,7 +274,7 @@ class Synthetic(PlannedBuilder):
         if self.config.foreground == "margin":
             return None
         if self.config.foreground == "estimate":
-            from datasets_builders.world.foreground import estimate_foreground
+            from datasets_builders.world.painter import estimate_foreground
 
             return estimate_foreground(pixels)
         mask = Path(self.config.foreground) / photograph.relative_to(self.config.background_dir).with_suffix(".png")

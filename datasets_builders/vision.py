@@ -10,13 +10,11 @@ import datasets
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from datasets_builders.archives import unpack
 from datasets_builders.coco import CocoImage, object_rle, read_coco
-from datasets_builders.photographs import path_inside, read_photograph
-from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark
-from datasets_builders.splitting import assign_splits
-from visionsam_hf.errors import UserError
-from visionsam_hf.schema import encode_mask
+from datasets_builders.photographs import path_inside, read_photograph, unpack
+from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.schema import encode_mask
 
 CATEGORIES = (
     *("Cable", "Capacitor", "Casting", "Console", "Cylinder", "Electronics", "Groove"),

@@ -5,15 +5,15 @@ from typing import Any
 
 # Loaded on first use, so that `visionsam --help` does not wait for torch.
 _EXPORTS = {
-    "EmbeddingCache": "visionsam_hf.embeddings",
-    "SamDPOConfig": "visionsam_hf.trainer.dpo_config",
-    "SamDPOTrainer": "visionsam_hf.trainer.dpo_trainer",
-    "SamSFTConfig": "visionsam_hf.trainer.sft_config",
-    "SamSFTTrainer": "visionsam_hf.trainer.sft_trainer",
-    "SegmentationMetric": "visionsam_hf.metrics",
+    "EmbeddingCache": "visionsam_hf.embeddings.cache",
+    "SamDPOConfig": "visionsam_hf.training.configs",
+    "SamDPOTrainer": "visionsam_hf.training.dpo_trainer",
+    "SamSFTConfig": "visionsam_hf.training.configs",
+    "SamSFTTrainer": "visionsam_hf.training.sft_trainer",
+    "SegmentationMetric": "visionsam_hf.evaluation.segmentation_metric",
     "evaluate_model": "visionsam_hf.evaluation.evaluator",
-    "generate_candidates": "visionsam_hf.candidates",
-    "load_model": "visionsam_hf.modeling",
+    "generate_candidates": "visionsam_hf.preferences.candidates",
+    "load_model": "visionsam_hf.models.loading",
 }
 __all__ = sorted(_EXPORTS)
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from visionsam_hf.cli import main
+from visionsam_hf.cli.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,17 +5,125 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
-from datasets_builders.world import products_boards, products_long, products_round
-from datasets_builders.world.backgrounds import background
-from datasets_builders.world.camera import photograph
-from datasets_builders.world.canvas import Canvas
+from datasets_builders.world import products_boards, products_long, products_round, textures
+from datasets_builders.world.canvas import Canvas, Patch, ellipse_points, rectangle_points
 from datasets_builders.world.defects import DEFECTS
-from datasets_builders.world.distractors import distract
 from datasets_builders.world.painter import PaintSettings, Region, paint_on
-from datasets_builders.world.shapes import draw_shapes
-from visionsam_hf.errors import UserError
+from datasets_builders.world.shapes import background, draw_shapes
+from visionsam_hf.data.errors import UserError
+
+
+def photograph(image: np.ndarray, rng: np.random.Generator, *, focus: float = 0.5, grey: float = 0.12) -> np.ndarray:
+    """Take the picture.
+
+    Args:
+        image: (H, W, 3) float32 in about 0..1.
+        rng: the source of all chance; the numbers drawn do not depend on the image.
+        focus: typical blur in pixels of a 256-pixel image.
+        grey: how often the camera is monochrome.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    height, width = image.shape[:2]
+    unit = max(height, width) / 256
+    angle, fall, vignette = rng.uniform(0, 2 * np.pi), abs(rng.normal(0, 0.14)), abs(rng.normal(0, 0.12))
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    light = (
+        1
+        + np.float32(fall) * (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)))
+        - np.float32(vignette) * (x * x + y * y) / 2
+    )
+    exposure = rng.uniform(0.85, 1.15)
+    cast = exposure * (1 + rng.normal(0, 0.03, 3))
+    blur = focus * rng.lognormal(0, 0.45) * unit
+    noise = min(0.05, 0.01 * rng.lognormal(0, 0.6))
+    gamma = rng.uniform(0.85, 1.2)
+    picture = image * cv2.merge([light * np.float32(channel) for channel in cast])
+    np.clip(picture, 0, 1, out=picture)
+    if blur > 0.25:
+        picture = cv2.GaussianBlur(picture, (0, 0), blur)
+    picture = cv2.pow(picture, gamma)
+    luminance = textures.grain(rng, height, width)
+    chroma = cv2.merge([textures.value_noise(rng, height, width, 2.0, 2.0) for _ in range(3)]) * np.float32(0.6 * noise)
+    luminance *= np.float32(noise)
+    picture += chroma
+    picture += cv2.merge((luminance, luminance, luminance))
+    if rng.random() < grey:
+        picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture), alpha=255)
+
+
+def distract(canvas: Canvas) -> None:
+    """Add a few distractors inside the product's silhouette."""
+    rng = canvas.rng
+    for _ in range(rng.choice(4, p=[0.3, 0.35, 0.25, 0.1])):
+        at = rng.uniform(-0.6, 0.6, 2)
+        match rng.integers(4):
+            case 0:
+                _reflection(canvas, at)
+            case 1:
+                _code(canvas, at)
+            case 2:
+                _line(canvas, at)
+            case _:
+                _marker(canvas, at)
+
+
+def _inside(canvas: Canvas, patch: Patch) -> Patch:
+    return Patch(patch.y, patch.x, patch.alpha * canvas.silhouette[patch.window])
+
+
+def _reflection(canvas: Canvas, at: np.ndarray) -> None:
+    """A lamp or a window mirrored softly."""
+    rng = canvas.rng
+    if rng.random() < 0.5:
+        patch = canvas.polygon(ellipse_points(*at, rng.uniform(0.02, 0.12), rng.uniform(0.02, 0.12)))
+    else:
+        patch = canvas.rectangle(
+            *at, rng.uniform(0.3, 1.0), rng.uniform(0.02, 0.08), corner=0.02, angle=rng.uniform(0, np.pi)
+        )
+    soft = canvas.blurred(patch, rng.uniform(1, 4) * canvas.unit)
+    canvas.lay(_inside(canvas, soft), (1, 1, 1), opacity=rng.uniform(0.15, 0.6))
+
+
+def _code(canvas: Canvas, at: np.ndarray) -> None:
+    """A small printed matrix code."""
+    rng = canvas.rng
+    cells, side = int(rng.integers(6, 11)), rng.uniform(0.012, 0.02)
+    ink = rng.choice([0.08, 0.9])
+    pattern = rng.random((cells, cells)) < 0.5
+    pattern[0] = pattern[:, -1] = True
+    span = cells * side
+    squares = [
+        rectangle_points(*(at - span / 2 + place[::-1] * side), side * 0.98, side * 0.98)
+        for place in np.argwhere(pattern)
+    ]
+    canvas.lay(_inside(canvas, canvas.polygon(*squares)), (ink, ink, ink), opacity=0.7)
+
+
+def _line(canvas: Canvas, at: np.ndarray) -> None:
+    """A scribed straight line across the whole product: a seam or a parting line, not a scratch."""
+    angle = canvas.rng.choice([0, np.pi / 2]) + canvas.rng.normal(0, 0.01)
+    along = np.array([np.cos(angle), np.sin(angle)]) * 2.5
+    patch = canvas.stroke(np.stack([at - along, at + along]), 0.008)
+    canvas.multiply(_inside(canvas, patch), canvas.rng.choice([0.7, 1.3]))
+
+
+def _marker(canvas: Canvas, at: np.ndarray) -> None:
+    """An inspector's paint dot or a tick."""
+    rng = canvas.rng
+    tone = ((0.1, 0.2, 0.7), (0.8, 0.1, 0.1), (0.1, 0.55, 0.2), (0.9, 0.9, 0.9))[rng.integers(4)]
+    if rng.random() < 0.5:
+        patch = canvas.ellipse(*at, 0.035)
+    else:
+        patch = canvas.stroke(np.array([(-0.05, 0), (-0.015, 0.045), (0.06, -0.05)]) + at, 0.022)
+    canvas.lay(_inside(canvas, patch), tone, opacity=0.8)
+
 
 __all__ = ["DEFECTS", "PRODUCTS", "Region", "Scene", "render_product", "render_shapes"]
 

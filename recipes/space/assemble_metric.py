@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COUNTS = HERE.parent.parent / "visionsam_hf" / "evaluation" / "counts.py"
+COUNTS = HERE.parent.parent / "visionsam_hf" / "evaluation" / "metrics.py"
 
 
 def assemble(directory: Path) -> None:
     """Write the folder; files of the same names are replaced."""
     shutil.copytree(HERE / "metric", directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(COUNTS, directory / "counts.py")
+    shutil.copy(COUNTS, directory / "metrics.py")
 
 
 if __name__ == "__main__":

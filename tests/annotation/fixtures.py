@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.annotation.candidate_sets import write_candidate_set
+from tests.candidate_sets import write_candidate_set
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def make_store(tmp_path, monkeypatch):
     from visionsam_hf.annotation.intake import take_in
     from visionsam_hf.annotation.store import Store
     from visionsam_hf.annotation.tables import open_engine
-    from visionsam_hf.stages.annotate import _load_candidates
+    from visionsam_hf.cli.annotate import _load_candidates
 
     made = []
     # Which pane shows what, and when gold comes, must not differ from run to run.
@@ -50,14 +50,13 @@ def served(tmp_path):
     """served(candidates, **settings) -> (address, token or None): the real server in a thread, stopped at the end."""
     import uvicorn
 
+    from visionsam_hf.annotation.access import admit, allowed_hosts, bind, read_secret
+    from visionsam_hf.annotation.images import Pictures
     from visionsam_hf.annotation.intake import take_in
-    from visionsam_hf.annotation.pictures import Pictures
     from visionsam_hf.annotation.server import Page, make_app
-    from visionsam_hf.annotation.serving import admit, allowed_hosts, bind
     from visionsam_hf.annotation.store import Store
     from visionsam_hf.annotation.tables import open_engine
-    from visionsam_hf.annotation.users import read_secret
-    from visionsam_hf.stages.annotate import _load_candidates
+    from visionsam_hf.cli.annotate import _load_candidates
 
     with contextlib.ExitStack() as stack:
 

@@ -9,12 +9,11 @@ pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed"
 pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
 from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
+from visionsam_hf.annotation.access import add_oracle
 from visionsam_hf.annotation.archive import backup, dump, restore
-from visionsam_hf.annotation.projection import snapshot
 from visionsam_hf.annotation.submission import Submission
-from visionsam_hf.annotation.tables import open_engine, reading
-from visionsam_hf.annotation.users import add_oracle
-from visionsam_hf.errors import UserError
+from visionsam_hf.annotation.tables import open_engine, reading, snapshot
+from visionsam_hf.data.errors import UserError
 
 
 @pytest.fixture

@@ -18,18 +18,17 @@ pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 from sqlalchemy import select
 
 from tests.annotation.browser import Client, ranking_event
-from tests.annotation.candidate_sets import write_candidate_set
 from tests.annotation.fixtures import free_port, own_secret  # noqa: F401
+from tests.candidate_sets import write_candidate_set
+from visionsam_hf.annotation.access import add_user, read_secret
 from visionsam_hf.annotation.answers import load_answers
-from visionsam_hf.annotation.projection import rebuild, snapshot
-from visionsam_hf.annotation.tables import events, open_engine, reading
-from visionsam_hf.annotation.users import add_user, read_secret
+from visionsam_hf.annotation.tables import events, open_engine, reading, rebuild, snapshot
 
 # VISIONSAM_STRESS=1 runs the size that the documentation reports.
 ANNOTATORS, TASKS, KILLS = (8, 300, 20) if os.environ.get("VISIONSAM_STRESS") else (4, 6, 2)
 OVERLAP = 3
 _SERVE = (
-    "import sys; from visionsam_hf.stages.annotate import ServeSettings, run_serve; "
+    "import sys; from visionsam_hf.cli.annotate import ServeSettings, run_serve; "
     "run_serve(ServeSettings(candidates=sys.argv[1], store=sys.argv[2], port=int(sys.argv[3]), overlap=int(sys.argv[4])))"
 )
 

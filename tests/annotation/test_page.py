@@ -13,8 +13,8 @@ pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
 from sqlalchemy import select
 
-from tests.annotation.candidate_sets import write_candidate_set
 from tests.annotation.fixtures import free_port, own_secret, served  # noqa: F401
+from tests.candidate_sets import write_candidate_set
 from visionsam_hf.annotation.answers import load_answers
 from visionsam_hf.annotation.tables import events, reading
 
@@ -188,8 +188,8 @@ def test_answers_wait_in_the_browser_while_the_server_is_away(served, visit, tmp
 
 
 def test_two_annotators_at_once(served, visit, tmp_path):
+    from visionsam_hf.annotation.access import add_user, read_secret
     from visionsam_hf.annotation.tables import open_engine
-    from visionsam_hf.annotation.users import add_user, read_secret
 
     store = tmp_path / "two.sqlite"
     engine = open_engine(str(store), create=True)
@@ -295,7 +295,7 @@ def test_everything_is_reachable_and_named(served, visit, tmp_path):
 
 def test_a_script_in_a_category_name_does_not_run(served, visit, tmp_path, monkeypatch):
     name = "<img src=x onerror=window.hacked=1>"
-    monkeypatch.setattr("tests.annotation.candidate_sets.CATEGORIES", [name, "ring"])
+    monkeypatch.setattr("tests.candidate_sets.CATEGORIES", [name, "ring"])
     page = visit(*served(write_candidate_set(tmp_path / "c", {"train": 1}), overlap=1))
     assert page.get_by_test_id("category").inner_text() == name
     assert page.evaluate("window.hacked") is None

@@ -15,7 +15,7 @@ from tests.annotation.fixtures import own_secret, served  # noqa: F401
 from tests.annotation.rubric_picture import rubric_picture
 from tests.annotation.test_page import chromium, until, visit  # noqa: F401
 from tests.annotation.test_page import pytestmark as needs_browser
-from tests.annotation.world_candidates import write_world_candidates
+from tests.world_candidates import write_world_candidates
 
 
 @pytest.fixture
@@ -72,8 +72,7 @@ def example_agreement() -> str:
     import datetime
 
     from visionsam_hf.annotation.agreement_page import render
-    from visionsam_hf.annotation.answers import Answer, Task
-    from visionsam_hf.annotation.statistics import describe
+    from visionsam_hf.preferences.ranking_statistics import Answer, Task, describe
 
     rng = random.Random(1)
     tasks = {

@@ -9,13 +9,23 @@ pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed"
 pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
 from tests.annotation.browser import Client, ranking_event
-from tests.annotation.candidate_sets import write_candidate_set
 from tests.annotation.fixtures import free_port, own_secret, served  # noqa: F401
-from visionsam_hf.annotation.security import MAX_BODY
-from visionsam_hf.annotation.serving import admit, allowed_hosts, bind, is_loopback
+from tests.candidate_sets import write_candidate_set
+from visionsam_hf.annotation.access import (
+    MAX_BODY,
+    add_user,
+    admit,
+    allowed_hosts,
+    bind,
+    find_user,
+    is_loopback,
+    list_users,
+    read_secret,
+    revoke_user,
+    secret_path,
+)
 from visionsam_hf.annotation.tables import annotator, open_engine, reading
-from visionsam_hf.annotation.users import add_user, find_user, list_users, read_secret, revoke_user, secret_path
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 
 
 @pytest.fixture
@@ -145,7 +155,7 @@ def test_no_path_leaves_the_page(page, path):
 
 
 def test_a_script_in_a_category_name_stays_text(tmp_path, served, monkeypatch):
-    monkeypatch.setattr("tests.annotation.candidate_sets.CATEGORIES", ["<img src=x onerror=alert(1)>", "ring"])
+    monkeypatch.setattr("tests.candidate_sets.CATEGORIES", ["<img src=x onerror=alert(1)>", "ring"])
     address, token = served(write_candidate_set(tmp_path / "candidates", {"train": 1}))
     page = Client(address, token)
     status, headers, body = page.post("/api/claim")

@@ -11,10 +11,10 @@ pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed"
 pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
 from tests.annotation.browser import Client, ranking_event
-from tests.annotation.candidate_sets import candidate_row, write_candidate_set
 from tests.annotation.fixtures import own_secret, served  # noqa: F401
-from visionsam_hf.annotation.pictures import view_window
-from visionsam_hf.schema import decode_rle
+from tests.candidate_sets import candidate_row, write_candidate_set
+from visionsam_hf.annotation.images import view_window
+from visionsam_hf.data.schema import decode_rle
 
 
 @pytest.fixture

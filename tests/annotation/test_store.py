@@ -11,12 +11,11 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DatabaseError
 
 from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
-from visionsam_hf.annotation.projection import rebuild, snapshot
+from visionsam_hf.annotation.access import add_oracle, add_user
 from visionsam_hf.annotation.store import LEASE_SECONDS, Refused
 from visionsam_hf.annotation.submission import Submission
-from visionsam_hf.annotation.tables import answer, events, open_engine, project, reading, writing
-from visionsam_hf.annotation.users import add_oracle, add_user
-from visionsam_hf.errors import UserError
+from visionsam_hf.annotation.tables import answer, events, open_engine, project, reading, rebuild, snapshot, writing
+from visionsam_hf.data.errors import UserError
 
 
 class Clock:
@@ -155,7 +154,7 @@ def test_panes_do_not_tell_which_candidate_they_show(make_store):
 
 
 def test_regions_are_stored_as_run_lengths_by_candidate(make_store):
-    from visionsam_hf.schema import decode_rle
+    from visionsam_hf.data.schema import decode_rle
 
     store, _ = make_store(1)
     ann = person(store, "ann")

@@ -7,12 +7,12 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
 pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
-from tests.annotation.candidate_sets import write_candidate_set
 from tests.annotation.fixtures import own_secret  # noqa: F401
-from visionsam_hf.config import build_settings
-from visionsam_hf.data import load_split
-from visionsam_hf.errors import UserError
-from visionsam_hf.stages.annotate import VERBS
+from tests.candidate_sets import write_candidate_set
+from visionsam_hf.cli.annotate import VERBS
+from visionsam_hf.data.dataset_directory import load_split
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.settings import build_settings
 
 
 def visionsam(verb, **values):
@@ -53,10 +53,10 @@ def test_the_store_exports_what_the_oracle_wrote_itself(ranked):
 
 
 def test_people_s_rankings_decide_and_oracles_are_only_listed(ranked):
+    from visionsam_hf.annotation.access import add_user, find_user
     from visionsam_hf.annotation.store import Store
     from visionsam_hf.annotation.submission import Submission
     from visionsam_hf.annotation.tables import open_engine
-    from visionsam_hf.annotation.users import add_user, find_user
 
     candidates, root = ranked
     engine = open_engine(str(root / "s.sqlite"))

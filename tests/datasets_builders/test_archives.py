@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from datasets_builders import archives
-from datasets_builders.archives import unpack
-from visionsam_hf.errors import UserError
+from datasets_builders import photographs as archives
+from datasets_builders.photographs import unpack
+from visionsam_hf.data.errors import UserError
 
 
 def archive_of(path: Path, *entries: tarfile.TarInfo, content: bytes = b"x") -> Path:

@@ -8,7 +8,7 @@ from huge_png import huge_png
 from PIL import Image
 
 from datasets_builders.masks import MaskFolder
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 
 BOMB = huge_png(20_000, 15_000)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets_builders.mvtec_ad import MVTecAD
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 
 
 def make(root: Path, category: str, *, defects: int = 6, mode: str = "RGB") -> None:

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 import datasets_builders
-from visionsam_hf.config import build_settings
-from visionsam_hf.stages.build import SETTINGS
-from visionsam_hf.stages.curate import CurateSettings
-from visionsam_hf.stages.inspect import InspectSettings
+from visionsam_hf.cli.build import SETTINGS
+from visionsam_hf.cli.curate import CurateSettings
+from visionsam_hf.cli.inspect import InspectSettings
+from visionsam_hf.data.settings import build_settings
 
 DOCS = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 CLASSES = {f"build {source}": cls for source, cls in SETTINGS.items()} | {

@@ -8,7 +8,7 @@ from huge_png import huge_png
 from PIL import Image
 
 from datasets_builders.photographs import image_files, path_inside, read_mask, read_photograph
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 
 GREY = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
 

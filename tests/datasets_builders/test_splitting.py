@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets_builders.splitting import assign_splits
+from datasets_builders.planned import assign_splits
 
 images = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12).map(str)), min_size=4, max_size=60)
 

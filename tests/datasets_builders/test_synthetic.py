@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from datasets_builders.synthetic import Synthetic, good_photographs
-from visionsam_hf.errors import UserError
-from visionsam_hf.schema import decode_mask, decode_rle
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.schema import decode_mask, decode_rle
 
 
 def build(cache, *, num_proc=1, **settings):

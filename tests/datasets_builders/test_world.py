@@ -6,7 +6,7 @@ import pytest
 
 from datasets_builders.world import textures
 from datasets_builders.world.scene import DEFECTS, PRODUCTS, render_product, render_shapes
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 
 
 def test_the_order_of_products_and_defects_is_fixed():

@@ -7,9 +7,8 @@ import pytest
 from datasets_builders.world.blemishes import BLEMISHES, photograph_expanses, photograph_kinds, texture_direction
 from datasets_builders.world.defects import DEFECTS, KINDS
 from datasets_builders.world.expanses import EXPANSES
-from datasets_builders.world.foreground import estimate_foreground
-from datasets_builders.world.painter import ALL_DEFECTS, PaintSettings, paint_defects
-from visionsam_hf.errors import UserError
+from datasets_builders.world.painter import ALL_DEFECTS, PaintSettings, estimate_foreground, paint_defects
+from visionsam_hf.data.errors import UserError
 
 
 def plate(height: int = 120, width: int = 160, *, tint: tuple[float, float, float] = (150, 140, 120)) -> np.ndarray:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from defect_examples import discs, predict
 
-from visionsam_hf.evaluation.breakdown import by_appearance, paired, size_curve
+from visionsam_hf.evaluation.comparison import by_appearance, paired, size_curve
 from visionsam_hf.evaluation.evaluator import score_dataset, summarise
+from visionsam_hf.evaluation.metrics import bootstrap_interval
 from visionsam_hf.evaluation.per_sample import FILE, read_columns, write_groups
 from visionsam_hf.evaluation.result_files import Run, SplitResult
-from visionsam_hf.evaluation.statistics import bootstrap_interval
 
 
 def evaluated(directory, data, shift):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from visionsam_hf.evaluation.calibration import auroc, calibration, top1_agreement
-from visionsam_hf.evaluation.cases import CaseThresholds, classify
+from visionsam_hf.evaluation.metrics import auroc, calibration, top1_agreement
+from visionsam_hf.evaluation.per_sample import CaseThresholds, classify
 
 
 def test_a_worked_example():

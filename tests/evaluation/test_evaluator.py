@@ -6,11 +6,21 @@ import pyarrow as pa
 import pytest
 from defect_examples import disc, discs, predict
 
-from visionsam_hf.errors import UserError
-from visionsam_hf.evaluation.appearance import bin_index, defect_contrast, defect_size, defect_thickness
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.schema import decode_rle
 from visionsam_hf.evaluation.evaluator import prompt_cases, score_dataset, selected_tokens, summarise, take_token
-from visionsam_hf.evaluation.per_sample import SCHEMA, columns_of, join_parts, read_columns, read_masks, write_groups
-from visionsam_hf.schema import decode_rle
+from visionsam_hf.evaluation.per_sample import (
+    SCHEMA,
+    bin_index,
+    columns_of,
+    defect_contrast,
+    defect_size,
+    defect_thickness,
+    join_parts,
+    read_columns,
+    read_masks,
+    write_groups,
+)
 
 
 def columns(dataset, **options):
@@ -118,7 +128,7 @@ def test_masks_come_back_from_the_file(tmp_path):
 def test_batches_of_the_data_set_do_not_change_rows(monkeypatch):
     data = discs(40)
     wanted = columns(data)
-    monkeypatch.setattr("visionsam_hf.evaluation.chunks.ROWS", 1)
+    monkeypatch.setattr("visionsam_hf.evaluation.evaluator.ROWS", 1)
     got = columns(data)
     assert all(np.array_equal(wanted[name], got[name]) for name in ("row", "object_index", "intersection", "contrast"))
 

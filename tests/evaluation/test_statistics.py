@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from visionsam_hf.evaluation.statistics import bootstrap_interval, compare
+from visionsam_hf.evaluation.metrics import bootstrap_interval, compare
 
 
 def clustered_draw(rng, images):

@@ -25,8 +25,8 @@ from PIL import Image
 from stranger import masks_of, photograph
 from transformers import SamModel
 
-from visionsam_hf import cli
-from visionsam_hf.modeling import load_model
+from visionsam_hf.cli import command_line as cli
+from visionsam_hf.models.loading import load_model
 
 SEEN: dict = {}
 ENDPOINT = os.environ["HF_ENDPOINT"]

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionsam_hf.errors import UserError
-from visionsam_hf.publishing.licences import _BY_STRICTNESS, allows_pictures, combine, is_non_commercial, settle
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.hub.provenance import _BY_STRICTNESS, allows_pictures, combine, is_non_commercial, settle
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import json
 import pytest
 from material import write_pairs
 
-from visionsam_hf.errors import UserError
-from visionsam_hf.publishing.privacy import check_data, check_text, cleaned_json, find_path, without_machine
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.hub.checks import check_data, check_text, cleaned_json, find_path, without_machine
 
 
 @pytest.mark.parametrize(

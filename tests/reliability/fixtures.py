@@ -7,9 +7,9 @@ from tests.reliability.tiny_project import Project, make_project
 
 # What the stages import while they run: a fork finds it all there.
 WARM = (
-    "cv2", "matplotlib.pyplot", "jinja2", "peft", "sqlalchemy", "datasets_builders", "visionsam_hf.annotation.export",
-    "visionsam_hf.curation_sheet", "visionsam_hf.evaluation.report", "visionsam_hf.inspection_page",
-    "visionsam_hf.trainer.dpo_trainer", "visionsam_hf.trainer.sft_trainer",
+    "cv2", "matplotlib.pyplot", "jinja2", "peft", "sqlalchemy", "datasets_builders", "visionsam_hf.preferences.preference_rows",
+    "visionsam_hf.data.curation", "visionsam_hf.evaluation.report.page", "visionsam_hf.data.inspection",
+    "visionsam_hf.training.dpo_trainer", "visionsam_hf.training.sft_trainer",
 )  # fmt: skip
 
 

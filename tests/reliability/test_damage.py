@@ -15,7 +15,7 @@ from tests.reliability.forked import fork
 from tests.reliability.test_full_disks import one_line
 from tests.reliability.test_interrupts import patched
 from tests.reliability.tiny_project import cached_embeddings, snapshot, strays
-from visionsam_hf import cli
+from visionsam_hf.cli import command_line as cli
 
 # ruff: noqa: F811
 DAMAGES = 10 if is_long("soak") else 2

@@ -13,7 +13,7 @@ from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork
 from tests.reliability.small_disk import drop_rights, mount
 from tests.reliability.tiny_project import Project, snapshot, strays
-from visionsam_hf import cli
+from visionsam_hf.cli import command_line as cli
 
 STAGES = list(Project(Path()).commands(Path()))
 SIZES = 6 if is_long("soak") else 1

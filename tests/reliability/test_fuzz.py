@@ -24,10 +24,10 @@ from tests.reliability.counts import is_long, record
 from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork
 from tests.reliability.mutations import mutated
-from visionsam_hf import cli
-from visionsam_hf.config import build_settings, read_yaml
-from visionsam_hf.errors import UserError
-from visionsam_hf.schema import decode_rle, encode_rle
+from visionsam_hf.cli import command_line as cli
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.schema import decode_rle, encode_rle
+from visionsam_hf.data.settings import build_settings, read_yaml
 
 # ruff: noqa: F811
 LONG = is_long("fuzz")
@@ -85,7 +85,7 @@ def test_damaged_yaml(tmp_path):
         path = inside / recipe.name
         path.write_bytes(mutated(recipe.read_bytes(), rng))
         if recipe.stem == "pipeline":
-            from visionsam_hf.pipeline import read_stages
+            from visionsam_hf.cli.pipeline import read_stages
 
             return "understood" if read_stages(inside) else ""
         cli.parse_stage(commands.get(recipe.stem, recipe.stem), [str(path)])
@@ -174,7 +174,7 @@ def encoded(mode, kind, **options):
 
 def test_damaged_images_and_masks(tmp_path):
     from datasets_builders.photographs import read_mask, read_photograph
-    from visionsam_hf.embeddings import decode_image
+    from visionsam_hf.embeddings.cache import decode_image
 
     good = [
         *(encoded(mode, "PNG") for mode in ("RGB", "L", "P", "1", "RGBA", "I;16")),
@@ -254,14 +254,13 @@ def test_damaged_http_bodies(project, tmp_path):
 
     def make():
         os.environ["XDG_CONFIG_HOME"] = str(tmp_path / "inside")  # in the fork alone
+        from visionsam_hf.annotation.access import admit, read_secret
+        from visionsam_hf.annotation.images import Pictures
         from visionsam_hf.annotation.intake import take_in
-        from visionsam_hf.annotation.pictures import Pictures
         from visionsam_hf.annotation.server import make_app
-        from visionsam_hf.annotation.serving import admit
         from visionsam_hf.annotation.store import Store
         from visionsam_hf.annotation.tables import open_engine
-        from visionsam_hf.annotation.users import read_secret
-        from visionsam_hf.stages.annotate import _load_candidates
+        from visionsam_hf.cli.annotate import _load_candidates
 
         candidates = _load_candidates(project.candidates, [])
         engine = open_engine(str(tmp_path / "inside" / "store.sqlite"), create=True)

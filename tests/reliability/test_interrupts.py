@@ -14,8 +14,8 @@ from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork
 from tests.reliability.test_full_disks import one_line
 from tests.reliability.tiny_project import snapshot, strays
-from visionsam_hf import cli
-from visionsam_hf.trainer.sft_trainer import SamSFTTrainer
+from visionsam_hf.cli import command_line as cli
+from visionsam_hf.training.sft_trainer import SamSFTTrainer
 
 # ruff: noqa: F811
 

@@ -9,7 +9,7 @@ from tests.reliability.counts import is_long, record
 from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork, moments
 from tests.reliability.tiny_project import Project, cached_embeddings, snapshot, strays
-from visionsam_hf import cli
+from visionsam_hf.cli import command_line as cli
 
 KILLS = 20 if is_long("soak") else 1
 STAGES = list(Project(Path()).commands(Path()))

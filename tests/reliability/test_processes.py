@@ -19,7 +19,7 @@ from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork
 from tests.reliability.tiny_project import strays
 from tests.reliability.two_processes import commands
-from visionsam_hf import cli
+from visionsam_hf.cli import command_line as cli
 from visionsam_hf.evaluation.per_sample import FILE, read_columns
 
 # ruff: noqa: F811

@@ -13,11 +13,11 @@ from tests.reliability.fixtures import project  # noqa: F401
 from tests.reliability.forked import fork
 from tests.reliability.test_full_disks import one_line
 from tests.reliability.test_interrupts import patched
-from visionsam_hf import cli
-from visionsam_hf.config import read_yaml
-from visionsam_hf.errors import UserError
-from visionsam_hf.modeling import load_model, load_processor
-from visionsam_hf.trainer.checkpoints import vouch_for
+from visionsam_hf.cli import command_line as cli
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.settings import read_yaml
+from visionsam_hf.models.loading import load_model, load_processor
+from visionsam_hf.training.resuming import vouch_for
 
 # ruff: noqa: F811
 
@@ -130,7 +130,7 @@ def test_a_numpy_file_in_the_cache_makes_no_objects(project, tmp_path):
 
 
 def test_archives_that_lead_outside_write_nothing_there(tmp_path):
-    from datasets_builders.archives import unpack
+    from datasets_builders.photographs import unpack
 
     inside = tmp_path / "target"
     for number, name in enumerate(["../evil.json", "/evil.json", "a/../../evil.json", "..\\evil.json"]):
@@ -160,8 +160,8 @@ def test_names_with_markup_stay_text_on_every_page(tmp_path):
     """A category, a defect, an image name and a title that are scripts: report, inspection page, cards."""
     from conftest import segmentation_rows
 
-    from visionsam_hf.data import write_splits
-    from visionsam_hf.schema import segmentation_features
+    from visionsam_hf.data.dataset_directory import write_splits
+    from visionsam_hf.data.schema import segmentation_features
 
     rows = segmentation_rows(4)
     for row in rows:

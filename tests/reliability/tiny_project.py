@@ -12,10 +12,10 @@ from typing import Any
 from conftest import CATEGORIES, SIDE, segmentation_rows, tiny_config, tiny_processor
 
 from tests.reliability.forked import fork
-from visionsam_hf import cli
-from visionsam_hf.data import write_splits
-from visionsam_hf.initialisation import initialise
-from visionsam_hf.schema import segmentation_features
+from visionsam_hf.cli import command_line as cli
+from visionsam_hf.data.dataset_directory import write_splits
+from visionsam_hf.data.schema import segmentation_features
+from visionsam_hf.models.initialisation import initialise
 
 # What depends on the clock or on the machine's load, not on the work.
 _TIMES = {"wall_seconds", "peak_memory_mb", "finished", "seconds", "samples_per_second", "output_dir", "logging_dir"}
@@ -148,9 +148,9 @@ def snapshot(directory: Path) -> dict[str, Any]:
 
 def cached_embeddings(directory: Path, project: Project) -> dict[str, str]:
     """The hash of every embedding of a cache by its image, whatever shards they lie in."""
-    from visionsam_hf.data import load_split
-    from visionsam_hf.embeddings import EmbeddingCache
-    from visionsam_hf.modeling import load_model, load_processor
+    from visionsam_hf.data.dataset_directory import load_split
+    from visionsam_hf.embeddings.cache import EmbeddingCache
+    from visionsam_hf.models.loading import load_model, load_processor
 
     found = directory.with_name("hashes.json")
 

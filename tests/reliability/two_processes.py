@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tests/conftest.py
 
 from tests.reliability.tiny_project import Project  # noqa: E402
-from visionsam_hf import cli  # noqa: E402
+from visionsam_hf.cli import command_line as cli  # noqa: E402
 
 
 def commands(project: Project, out: Path, batch: int) -> dict[str, list[str]]:

@@ -1,0 +1,1 @@
+"""The web page on which people rank: server, store, pictures, static files."""

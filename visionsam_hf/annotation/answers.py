@@ -1,52 +1,11 @@
 """The answers that stand, out of the store, under pseudonyms: what statistics and export work on."""
 
-import dataclasses
 from typing import Any
 
 from sqlalchemy import Engine, func, select
 
 from visionsam_hf.annotation.tables import annotator, answer, assignment, candidate, project, reading, task
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """One person's (or simulated annotator's) standing answer to one task.
-
-    `ranking` is by candidate; `order[pane]` is the candidate that stood there. `annotator` is a pseudonym.
-    """
-
-    task_id: int
-    task_kind: str
-    split: str
-    row: int
-    round: int
-    annotator: str
-    kind: str
-    status: str
-    ranking: list[int] | None
-    order: list[int]
-    surplus: bool
-    at: float
-    detail: dict[str, Any]
-
-    @property
-    def ranks(self) -> list[int]:
-        """The ranking of an answer whose status is "ranked"."""
-        if self.ranking is None:
-            raise ValueError(f"the answer of {self.annotator} to task {self.task_id} ranks nothing")
-        return self.ranking
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A task; `scores` are the model's, by candidate."""
-
-    id: int
-    kind: str
-    split: str
-    row: int
-    truth_ranking: list[int] | None
-    scores: list[float]
+from visionsam_hf.preferences.ranking_statistics import Answer, Task
 
 
 def load_answers(engine: Engine) -> list[Answer]:

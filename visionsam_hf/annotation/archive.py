@@ -8,9 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, select, text
 
-from visionsam_hf.annotation.projection import rebuild
-from visionsam_hf.annotation.tables import VERSION, answer, metadata, project, reading, writing
-from visionsam_hf.errors import UserError
+from visionsam_hf.annotation.tables import VERSION, answer, metadata, project, reading, rebuild, writing
+from visionsam_hf.data.errors import UserError
 
 _BATCH = 500
 

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 from fastapi import Cookie, Depends, FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from visionsam_hf.annotation.pictures import Pictures, feedback_numbers, masks_png, photo_png, truth_png
-from visionsam_hf.annotation.rubric import CRITERIA
-from visionsam_hf.annotation.security import Door
+from visionsam_hf.annotation.access import Door, find_user
+from visionsam_hf.annotation.images import Pictures, feedback_numbers, masks_png, photo_png, truth_png
 from visionsam_hf.annotation.store import Refused, Store, Work
 from visionsam_hf.annotation.submission import Submission
-from visionsam_hf.annotation.users import find_user
+from visionsam_hf.preferences.rubric import CRITERIA
 
 COOKIE = "visionsam_annotator"
 # The task on the screen, and three behind it.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine, and_, func, insert, or_, select, update
 
-from visionsam_hf.annotation.projection import apply_event
 from visionsam_hf.annotation.submission import Submission, by_candidate
 from visionsam_hf.annotation.tables import (
     annotator,
     answer,
+    apply_event,
     assignment,
     candidate,
     events,
@@ -22,7 +22,7 @@ from visionsam_hf.annotation.tables import (
     task,
     writing,
 )
-from visionsam_hf.annotation.tally import tau
+from visionsam_hf.preferences.agreement import tau
 
 LEASE_SECONDS = 600.0
 GOLD_SHARE = 0.05

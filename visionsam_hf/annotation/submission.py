@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from visionsam_hf.annotation.ranking import dense, is_ranking
-from visionsam_hf.annotation.rubric import CRITERIA
-from visionsam_hf.schema import encode_rle
+from visionsam_hf.data.schema import encode_rle
+from visionsam_hf.preferences.rankings import dense, is_ranking
+from visionsam_hf.preferences.rubric import CRITERIA
 
 PANES = 3
 Coordinate = Annotated[float, Field(ge=-1e5, le=1e5)]

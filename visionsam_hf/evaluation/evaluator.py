@@ -7,24 +7,86 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Image, IterableDataset
 
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 from visionsam_hf.evaluation import SELECTIONS
-from visionsam_hf.evaluation.appearance import BINS, bin_index
-from visionsam_hf.evaluation.calibration import calibration, top1_agreement
-from visionsam_hf.evaluation.cases import CASES, CaseThresholds, classify
-from visionsam_hf.evaluation.chunks import dataset_chunks
-from visionsam_hf.evaluation.counts import COUNTS, METRICS, averages, exact_mean, metric_values
-from visionsam_hf.evaluation.per_sample import SCHEMA, columns_of, score_prompt
-from visionsam_hf.evaluation.statistics import bootstrap_interval
+from visionsam_hf.evaluation.metrics import (
+    COUNTS,
+    METRICS,
+    averages,
+    bootstrap_interval,
+    calibration,
+    exact_mean,
+    metric_values,
+    top1_agreement,
+)
+from visionsam_hf.evaluation.per_sample import (
+    BINS,
+    CASES,
+    SCHEMA,
+    CaseThresholds,
+    bin_index,
+    classify,
+    columns_of,
+    score_prompt,
+)
+
+# Undecoded photographs of a stream in memory at once.
+ROWS = 16
+_COLUMNS = ["image", "image_id", "category", "objects"]
+
+
+def dataset_chunks(
+    dataset: Dataset | IterableDataset, *, max_prompts: int | None = None, process: int = 0, processes: int = 1
+) -> Iterator[tuple[int, Dataset, int | None]]:
+    """The pieces that one of several processes takes: every `processes`-th, whatever the kind of data set.
+
+    Args:
+        dataset: rows of the segmentation schema.
+        max_prompts: over all processes; the pieces after that many objects are left out.
+        process, processes: which of how many.
+
+    Yields:
+        (number of the first row, the rows, how many of their objects may be prompted or None for all).
+    """
+    left = max_prompts
+    for number, (first, chunk) in enumerate(_pieces(dataset)):
+        if number % processes == process:
+            yield first, chunk, left
+        if left is not None:
+            left -= sum(len(row["objects"]) for row in chunk.select_columns(["objects"]))
+            if left <= 0:
+                return
+
+
+def _pieces(dataset: Dataset | IterableDataset) -> Iterator[tuple[int, Dataset]]:
+    dataset = dataset.select_columns(_COLUMNS)
+    if isinstance(dataset, Dataset):
+        for first in range(0, len(dataset), ROWS):
+            yield first, dataset.select(range(first, min(first + ROWS, len(dataset))))
+        return
+    undecoded = dataset.cast_column("image", Image(decode=False))
+    held, first = [], 0
+    for row in undecoded:
+        held.append(row)
+        if len(held) == ROWS:
+            yield first, _in_memory(held, undecoded)
+            first, held = first + ROWS, []
+    if held:
+        yield first, _in_memory(held, undecoded)
+
+
+def _in_memory(rows: list[dict], dataset: IterableDataset) -> Dataset:
+    return Dataset.from_list(rows, features=dataset.features).cast_column("image", Image())
+
 
 if TYPE_CHECKING:
     from transformers import SamModel, SamProcessor
 
-    from visionsam_hf.embeddings import EmbeddingCache
-    from visionsam_hf.inference import PromptResult
-    from visionsam_hf.promptable import Promptable
+    from visionsam_hf.embeddings.cache import EmbeddingCache
+    from visionsam_hf.inference.other_sams import Promptable
+    from visionsam_hf.inference.prediction import PromptResult
 
 # The predictions for a piece of a data set, at most so many.
 Predictor = Callable[[Dataset, "int | None"], "Iterator[PromptResult]"]
@@ -87,9 +149,9 @@ def model_predictor(
     batch_size: int = 8,
 ) -> tuple[Predictor, str]:
     """What answers the prompts of a piece of a data set, and the model's name; arguments as in `evaluate_model`."""
-    from visionsam_hf.inference import iterate_predictions
-    from visionsam_hf.modeling import load_model, load_processor
-    from visionsam_hf.promptable import Promptable, iterate_promptable, load_promptable, model_family
+    from visionsam_hf.inference.other_sams import Promptable, iterate_promptable, load_promptable, model_family
+    from visionsam_hf.inference.prediction import iterate_predictions
+    from visionsam_hf.models.loading import load_model, load_processor
 
     name = model if isinstance(model, str) else ""
     if isinstance(model, str):

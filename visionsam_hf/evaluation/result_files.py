@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Features
 
-from visionsam_hf.data import split_names
-from visionsam_hf.errors import UserError
-from visionsam_hf.evaluation.counts import METRICS
+from visionsam_hf.data.dataset_directory import split_names
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.records import RECORD, read_record
 from visionsam_hf.evaluation.evaluator import take_token
+from visionsam_hf.evaluation.metrics import METRICS
 from visionsam_hf.evaluation.per_sample import FILE, read_columns, read_masks
-from visionsam_hf.stage import RECORD, read_record
 
 Key = tuple[int, str, int]  # row, image_id, object_index: the same prompt in every system's file
 

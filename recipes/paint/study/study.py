@@ -20,10 +20,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from visionsam_hf import cli
-from visionsam_hf.config import build_settings, read_yaml, setting
-from visionsam_hf.errors import UserError
-from visionsam_hf.stage import is_done, stage_run
+from visionsam_hf.cli import command_line as cli
+from visionsam_hf.cli.run import is_done, stage_run
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.settings import build_settings, read_yaml, setting
 
 BASELINES = {"Fill the box": "fill_box", "GrabCut in the box": "grabcut", "Otsu in the box": "otsu"}
 
@@ -178,7 +178,7 @@ def _single_thread() -> None:
 
 def _key(*values: Any) -> str:
     """What a result depends on, so that other settings do not find it."""
-    from visionsam_hf.stage import fingerprint
+    from visionsam_hf.data.records import fingerprint
 
     content = [fingerprint(value) if isinstance(value, Path) else value for value in values]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -186,9 +186,9 @@ def _key(*values: Any) -> str:
 
 def _encode(settings: StudySettings, directory: Path) -> None:
     """Fill the cache with every image of a data set, so that no two runs encode the same one."""
-    from visionsam_hf.data import load_split, split_names
-    from visionsam_hf.embeddings import EmbeddingCache
-    from visionsam_hf.modeling import load_model, load_processor
+    from visionsam_hf.data.dataset_directory import load_split, split_names
+    from visionsam_hf.embeddings.cache import EmbeddingCache
+    from visionsam_hf.models.loading import load_model, load_processor
 
     model, processor = load_model(settings.model_name_or_path), load_processor(settings.model_name_or_path)
     cache = EmbeddingCache(Path(settings.output_dir) / "embeddings", model.eval(), processor)
@@ -203,8 +203,8 @@ def _painted_model(settings: StudySettings, seed: int) -> Path:
 
 
 def _train_painted(settings: StudySettings, seed: int) -> None:
-    from visionsam_hf.data import load_split
-    from visionsam_hf.modeling import load_processor, save_model
+    from visionsam_hf.data.dataset_directory import load_split
+    from visionsam_hf.models.loading import load_processor, save_model
 
     directory = _painted_model(settings, seed)
     if (directory / "config.json").exists():
@@ -219,8 +219,8 @@ def _train_painted(settings: StudySettings, seed: int) -> None:
 
 def _tuned(settings: StudySettings, start: str, rows: Any, values: dict[str, Any], seed: int) -> Any:
     """A model after SFT on some rows."""
-    from visionsam_hf.trainer.sft_config import SamSFTConfig
-    from visionsam_hf.trainer.sft_trainer import SamSFTTrainer
+    from visionsam_hf.training.configs import SamSFTConfig
+    from visionsam_hf.training.sft_trainer import SamSFTTrainer
 
     cached = not (values.get("augment") or values.get("trainable") == "all")
     with tempfile.TemporaryDirectory() as scratch:
@@ -246,9 +246,9 @@ def _finish(settings: StudySettings, run: Run) -> None:
     """Train, if the run does, and evaluate on the held-out class and on the others' validation images."""
     import numpy as np
 
-    from visionsam_hf.data import load_split
-    from visionsam_hf.embeddings import EmbeddingCache
-    from visionsam_hf.modeling import load_model, load_processor
+    from visionsam_hf.data.dataset_directory import load_split
+    from visionsam_hf.embeddings.cache import EmbeddingCache
+    from visionsam_hf.models.loading import load_model, load_processor
 
     path = _result(settings, run)
     if path.exists():
@@ -282,7 +282,7 @@ def _finish(settings: StudySettings, run: Run) -> None:
 
 def _model_ious(model: Any, processor: Any, rows: Any, cache: Any) -> dict[str, list]:
     """IoU of each box prompt's single mask at the photograph's size, and its image."""
-    from visionsam_hf.inference import iterate_predictions
+    from visionsam_hf.inference.prediction import iterate_predictions
 
     results = iterate_predictions(model, processor, rows, prompt="box", cache=cache)
     scored = [(_iou(result.masks[0], result.truth), result.image_id) for result in results]
@@ -290,7 +290,7 @@ def _model_ious(model: Any, processor: Any, rows: Any, cache: Any) -> dict[str, 
 
 
 def _box_ious(baseline: str, rows: Any) -> dict[str, list]:
-    from visionsam_hf.evaluation.baselines import iterate_baseline
+    from visionsam_hf.inference.baselines import iterate_baseline
 
     scored = [(_iou(result.masks[0], result.truth), result.image_id) for result in iterate_baseline(baseline, rows)]
     return {"iou": [iou for iou, _ in scored], "image": [image for _, image in scored]}

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from counts import mask_counts, metric_values
+from metrics import mask_counts, metric_values
 
 
 def rows(prediction: np.ndarray | None, truth: np.ndarray | None) -> list[list]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import cv2  # noqa: F401  (named here so that `evaluate` asks for it; counts.py uses it)
+import cv2  # noqa: F401  (named here so that `evaluate` asks for it; metrics.py uses it)
 import datasets
 import evaluate
 from pycocotools import mask as coco
 
-from .counts import COUNTS, averages, mask_counts
+from .metrics import COUNTS, averages, mask_counts
 
 
 class DefectMasks(evaluate.Metric):

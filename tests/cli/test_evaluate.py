@@ -1,0 +1,126 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from defect_examples import write_discs  # noqa: E402
+from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
+
+from visionsam_hf.cli.evaluate import EvaluateSettings, run  # noqa: E402
+from visionsam_hf.cli.run import is_done  # noqa: E402
+from visionsam_hf.data.dataset_directory import load_split  # noqa: E402
+from visionsam_hf.data.errors import UserError  # noqa: E402
+from visionsam_hf.data.records import read_record  # noqa: E402
+from visionsam_hf.data.settings import build_settings  # noqa: E402
+from visionsam_hf.evaluation.evaluator import evaluate_model  # noqa: E402
+from visionsam_hf.evaluation.per_sample import read_columns  # noqa: E402
+
+
+def write_model(directory):
+    torch.manual_seed(0)
+    config = SamConfig(
+        vision_config=dict(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            output_channels=16,
+            num_pos_feats=8,
+            image_size=64,
+            patch_size=8,
+            window_size=0,
+            global_attn_indexes=[0],
+            mlp_dim=16,
+            scale=1,
+            initializer_range=0.02,
+        ),
+        prompt_encoder_config=dict(
+            hidden_size=16, image_size=64, patch_size=8, image_embedding_size=8, mask_input_channels=4
+        ),
+        mask_decoder_config=dict(
+            hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+        ),
+    )
+    SamModel(config).save_pretrained(directory)
+    SamProcessor(SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})).save_pretrained(
+        directory
+    )
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate")
+    return {"dataset": str(write_discs(root / "data", test=6, heldout=7)), "model": write_model(root / "model")}
+
+
+def settings(inputs, output, **values):
+    values = {"model_name_or_path": inputs["model"], "dataset": inputs["dataset"], "output_dir": str(output), **values}
+    return build_settings(EvaluateSettings, values)
+
+
+def read(directory):
+    return json.loads((Path(directory) / "metrics.json").read_text())
+
+
+def test_model_on_every_prompt_kind_and_batch(inputs, tmp_path):
+    for prompt in ("box", "point", "point_pm"):
+        run(settings(inputs, tmp_path / prompt, prompt=prompt, batch_size=1))
+        metrics = read(tmp_path / prompt)
+        assert (metrics["prompt"], metrics["split"], metrics["model"]) == (prompt, "heldout", inputs["model"])
+        assert metrics["n"] == len(read_columns(tmp_path / prompt / "per_sample.parquet")["row"]) == 9
+    run(settings(inputs, tmp_path / "batched", batch_size=16))
+    alone, batched = read(tmp_path / "box"), read(tmp_path / "batched")
+    assert batched["overall"] == alone["overall"] and batched["per_category"] == alone["per_category"]
+    # Masks are identical; the scores' last bits depend on the size of a matrix product.
+    assert batched["calibration"]["mae"] == pytest.approx(alone["calibration"]["mae"], abs=1e-6)
+    streamed = settings(inputs, tmp_path / "streamed", streaming=True, batch_size=1)
+    run(streamed)
+    assert read(tmp_path / "streamed") == read(tmp_path / "box")
+    assert is_done("evaluate", streamed)
+    assert read_record(tmp_path / "box")["results"]["iou"] == read(tmp_path / "box")["overall"]["iou"]
+
+
+def test_library_gives_what_the_stage_writes(inputs, tmp_path):
+    run(settings(inputs, tmp_path / "out", embeddings=str(tmp_path / "cache")))
+    wanted = read(tmp_path / "out")
+    evaluation = evaluate_model(inputs["model"], load_split(inputs["dataset"], "heldout", kind="segmentation"))
+    assert evaluation.metrics["split"] == "heldout"
+    # The cache holds float16 embeddings.
+    assert evaluation.metrics["overall"]["iou"] == pytest.approx(wanted["overall"]["iou"], abs=0.02)
+    assert evaluation.per_sample.num_rows == wanted["n"]
+
+
+@pytest.mark.parametrize("name", ["fill_box", "otsu", "grabcut"])
+def test_baselines_share_the_result_files(inputs, tmp_path, name):
+    done = settings(inputs, tmp_path / name, model_name_or_path=f"baseline:{name}", max_prompts=4)
+    run(done)
+    metrics = read(tmp_path / name)
+    assert metrics["n"] == 4 and metrics["calibration"]["mae"] is None
+    assert metrics["overall"]["iou"] > 0.6  # a bright disc fills 78% of its box
+    assert is_done("evaluate", done)
+
+
+def test_a_changed_model_is_evaluated_again(inputs, tmp_path):
+    done = settings(inputs, tmp_path / "out", max_prompts=1)
+    run(done)
+    assert is_done("evaluate", done)
+    other = write_model(tmp_path / "other")
+    (Path(other) / "note.txt").write_text("changed")
+    assert not is_done("evaluate", settings(inputs, tmp_path / "out", max_prompts=1, model_name_or_path=other))
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"prompt": "circle"}, "prompt: 'circle'"),
+        ({"selection": "best"}, "selection: 'best'"),
+        ({"split": "nights"}, "no split 'nights'"),
+        ({"model_name_or_path": "baseline:sobel"}, "no such baseline"),
+        ({"model_name_or_path": "./nowhere"}, "nowhere"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_leave_nothing(inputs, tmp_path, values, words):
+    with pytest.raises(UserError, match=words):
+        run(settings(inputs, tmp_path / "out", **values))
+    assert list(tmp_path.iterdir()) == []

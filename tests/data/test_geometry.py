@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_processor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from visionsam_hf.data.geometry import logits_to_original, mask_to_target, resized_size, to_square, valid_region
+
+
+@settings(max_examples=50, deadline=None)
+@given(height=st.integers(8, 300), width=st.integers(8, 300), data=st.data())
+def test_boxes_go_where_sams_processor_puts_them(height, width, data):
+    box = [data.draw(st.floats(0, width)), data.draw(st.floats(0, height)), float(width), float(height)]
+    inputs = tiny_processor()(Image.new("RGB", (width, height)), input_boxes=[[box]], return_tensors="pt")
+    expected = inputs["input_boxes"][0, 0].numpy()
+    np.testing.assert_allclose(to_square(np.array(box), (height, width), 64), expected, rtol=1e-5, atol=1e-4)
+    assert tuple(inputs["reshaped_input_sizes"][0].tolist()) == resized_size((height, width), 64)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (90, 33), (64, 64), (200, 201)])
+def test_masks_come_back_as_post_process_masks_does(size):
+    processor = tiny_processor()
+    inputs = processor(Image.new("RGB", size[::-1]), return_tensors="pt")
+    logits = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = processor.post_process_masks(
+        logits[None], inputs["original_sizes"], inputs["reshaped_input_sizes"], binarize=False
+    )[0]
+    torch.testing.assert_close(logits_to_original(logits, size, 64), expected)
+
+
+def test_a_hairline_survives_area_resizing_and_not_nearest():
+    scratch = np.zeros((4000, 3000), bool)
+    scratch[1001, 500:2500] = True
+    area, valid = mask_to_target(scratch, 256)
+    assert area.sum() == pytest.approx(scratch.sum() * (256 / 4000) ** 2, rel=0.01)
+    assert valid.sum() == 256 * 192
+    assert mask_to_target(scratch, 256, resize="nearest")[0].sum() == 0
+
+
+def test_target_by_hand():
+    mask = np.zeros((4, 8), bool)
+    mask[0, 0:3] = True
+    target, valid = mask_to_target(mask, 4)
+    expected = np.zeros((4, 4), np.float32)
+    expected[0, :2] = [0.5, 0.25]
+    np.testing.assert_allclose(target, expected)
+    np.testing.assert_array_equal(valid, [[True] * 4, [True] * 4, [False] * 4, [False] * 4])
+
+
+def test_small_images_are_enlarged():
+    mask = np.zeros((8, 8), bool)
+    mask[:4] = True
+    target, valid = mask_to_target(mask, 32)
+    assert valid.all() and target[:12].min() == 1 and target[20:].max() == 0
+
+
+def test_an_image_one_pixel_wide_keeps_an_inside():
+    assert valid_region((4000, 1), 16).sum() == 16
+    assert mask_to_target(np.ones((4000, 1), bool), 16)[0].sum() == 16
+
+
+def test_refuses_other_ways_to_resize():
+    with pytest.raises(ValueError, match="area"):
+        mask_to_target(np.ones((4, 4), bool), 4, resize="cubic")

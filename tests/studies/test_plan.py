@@ -1,0 +1,48 @@
+import pytest
+from studies.plan import Cell, chain, key_of, plan_cells, read_objectives
+
+from visionsam_hf.data.errors import UserError
+
+
+def test_common_settings_give_way_to_an_objectives_own():
+    found = read_objectives(
+        {"region": {"loss_type": "region", "rounds": 2, "sources": ["thresholds"], "learning_rate": 1e-4}},
+        {"learning_rate": 1e-5, "beta": 2.0},
+    )["region"]
+    assert (found.start, found.sources, found.rounds) == ("sft", ("thresholds",), 2)
+    assert found.settings == {"loss_type": "region", "learning_rate": 1e-4, "beta": 2.0}
+
+
+def test_a_chain_runs_its_first_step_first():
+    found = read_objectives({"a": {"start": "sam"}, "b": {"start": "a"}, "c": {"start": "b"}}, {})
+    assert [step.name for step in chain(found, "c")] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"a": {"start": "b"}}, "start 'b' is none of sft, sam, a"),
+        ({"a": {"start": "b"}, "b": {"start": "a"}}, "starts from itself"),
+        ({"a": {"rounds": 0}}, "rounds 0"),
+        ({"SAM": {}}, "a name the study uses itself"),
+    ],
+)
+def test_wrong_objectives_get_one_line(given, message):
+    with pytest.raises(UserError, match=message):
+        read_objectives(given, {})
+
+
+def test_what_two_experiments_share_is_planned_once():
+    cells = plan_cells(
+        folds=["x", "y"], seeds=[0, 1], masks=50, annotators=3, objectives=["a", "b"],
+        label_budgets=[10, 50], budget_objectives=["a"], budget_seeds=[0],
+        flip_rates=[0.0, 0.2], flip_objectives=["b"], flip_seeds=[0], flip_annotators=1,
+    )  # fmt: skip
+    assert cells[Cell("x", 0, 50, 3)] == ["SFT-SAM", "a", "b"]
+    assert cells[Cell("y", 0, 10, 3)] == ["SFT-SAM", "a"]
+    assert cells[Cell("y", 0, 50, 1, 0.2)] == ["SFT-SAM", "b"]
+    assert len(cells) == 4 + 2 + 4
+
+
+def test_a_key_is_of_the_values_not_of_their_order():
+    assert key_of(a=1, b={"c": 2, "d": 3}) == key_of(b={"d": 3, "c": 2}, a=1) != key_of(a=1, b={"c": 2, "d": 4})

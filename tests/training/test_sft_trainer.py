@@ -1,0 +1,340 @@
+import copy
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import CATEGORIES, segmentation_rows, tiny_processor
+from PIL import Image
+from transformers import SamModel
+
+from visionsam_hf import SamSFTConfig, SamSFTTrainer
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.schema import decode_mask, object_row, segmentation_features
+from visionsam_hf.training.losses import mask_bce
+from visionsam_hf.training.samples import PromptCollator, PromptSamples
+from visionsam_hf.training.sft_trainer import embedding_views, read_embeddings
+
+
+def make(model, rows, tmp_path, *, eval_dataset=None, **settings):
+    defaults = dict(
+        output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2,
+        logging_steps=1, disable_tqdm=True, use_cpu=True, max_grad_norm=0.0,
+    )
+    args = SamSFTConfig(**{**defaults, **settings})
+    return SamSFTTrainer(model, args, rows, eval_dataset=eval_dataset, processing_class=tiny_processor())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(),
+        dict(mask_output="multi", w_dice=1.0, w_iou=0.1),
+        dict(mask_output="both", w_iou=0.1, trainable="mask_decoder+prompt_encoder",
+             prompt_mix={"box": 1, "point": 1, "point_pm": 1}, max_steps=8),
+        dict(mask_output="both", w_iou=0.1, trainable="all", augment=True, prompts_per_image=2,
+             prompt_mix={"box": 1, "point": 1, "point_pm": 1}, max_steps=8),
+    ],
+)
+def test_frozen_parameters_stay_and_trainable_ones_move(model, segmentation, tmp_path, settings):
+    before = copy.deepcopy(model.state_dict())
+    trainer = make(model, segmentation, tmp_path, **settings)
+    trainable = {name for name, value in model.named_parameters() if value.requires_grad}
+    trainer.train()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert trainable and moved <= trainable
+    # Of the three candidate tokens only the best one's own layers learn from a prompt; the others may never win here.
+    candidates = {name for name in trainable if "hypernetworks" in name and "mlps.0" not in name}
+    assert trainable - candidates <= moved
+    assert not candidates or candidates & moved
+
+
+def first_gradients(model, rows, tmp_path, **settings):
+    trainer = make(copy.deepcopy(model), rows, tmp_path, max_steps=1, learning_rate=1.0, optim="sgd", **settings)
+    start = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    return {
+        name: start[name] - value.detach() for name, value in trainer.model.named_parameters() if value.requires_grad
+    }
+
+
+@pytest.mark.parametrize("prompts_per_image", [1, 3])
+def test_accumulated_gradients_are_those_of_the_whole_batch(model, segmentation, tmp_path, prompts_per_image):
+    """4 x batch 1 gives the gradients of batch 4, though images have different numbers of prompts."""
+    settings = dict(prompts_per_image=prompts_per_image, box_jitter=0.1, w_dice=1.0)
+    whole = first_gradients(model, segmentation, tmp_path, per_device_train_batch_size=4, **settings)
+    pieces = first_gradients(
+        model, segmentation, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4, **settings
+    )
+    assert any(value.abs().max() > 1e-4 for value in whole.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, rtol=1e-3, atol=1e-6)
+
+
+def losses(trainer):
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_cached_and_uncached_training_give_the_same_losses(model, segmentation, tmp_path):
+    settings = dict(max_steps=4, w_dice=1.0, box_jitter=0.1)
+    plain = losses(make(copy.deepcopy(model), segmentation, tmp_path, **settings))
+    for dtype, tolerance in (("float32", 0.0), ("float16", 1e-3), ("bfloat16", 1e-3)):
+        cached = losses(
+            make(copy.deepcopy(model), segmentation, tmp_path, embeddings=str(tmp_path / "cache"),
+                 embedding_dtype=dtype, **settings)
+        )
+        assert cached == pytest.approx(plain, rel=tolerance, abs=0.0)
+    assert len(set(plain)) == 4
+
+
+def test_the_fast_path_gives_the_losses_of_the_slow_one(model, segmentation, tmp_path):
+    settings = dict(max_steps=4, w_dice=1.0, prompts_per_image=2)
+    slow = losses(make(copy.deepcopy(model), segmentation, tmp_path, fast=False, **settings))
+    assert losses(make(copy.deepcopy(model), segmentation, tmp_path, **settings)) == pytest.approx(slow, rel=1e-4)
+
+
+def test_cached_variants_are_the_images_turned(model, segmentation, tmp_path):
+    settings = dict(max_steps=6, w_dice=1.0, variants=4)
+    plain = losses(make(copy.deepcopy(model), segmentation, tmp_path, **settings))
+    assert plain != losses(make(copy.deepcopy(model), segmentation, tmp_path, **{**settings, "variants": 1}))
+    cached = losses(
+        make(copy.deepcopy(model), segmentation, tmp_path, embeddings=str(tmp_path / "cache"),
+             embedding_dtype="float32", **settings)
+    )
+    assert cached == plain
+
+
+def test_resident_embeddings_change_nothing(model, segmentation, tmp_path):
+    settings = dict(max_steps=4, variants=2, embeddings=str(tmp_path / "cache"), eval_dataset=segmentation)
+    read, kept = (
+        make(copy.deepcopy(model), segmentation, tmp_path, embeddings_on_device=where, **settings)
+        for where in ("never", "always")
+    )
+    # Images are in it once, though training and evaluation both use them.
+    assert read._resident is None and kept._resident.shape == (12, 16, 4, 4)
+    assert "image_places" in kept.train_dataset[0] and "image_embeddings" in read.train_dataset[0]
+    assert losses(kept) == losses(read)
+    assert kept.evaluate()["eval_loss"] == read.evaluate()["eval_loss"]
+
+
+def test_pooled_embeddings_have_coarser_logits(model, segmentation, tmp_path):
+    settings = dict(embeddings=str(tmp_path / "cache"), eval_dataset=segmentation)
+    trainer = make(model, segmentation, tmp_path, embedding_pool=2, **settings)
+    batch = PromptCollator()([trainer.train_dataset[index] for index in range(3)])
+    logits, _, valid = trainer.forward(trainer.model, batch)
+    assert logits.shape == (3, 4, 8, 8) and valid.shape == (3, 8, 8) and batch["targets"].shape == (3, 1, 8, 8)
+    settings["embeddings_on_device"] = "always"
+    kept = make(copy.deepcopy(model), segmentation, tmp_path, embedding_pool=2, **settings)
+    assert losses(trainer) == pytest.approx(losses(kept), rel=1e-5)
+    with pytest.raises(UserError, match="embedding_pool: 3 does not divide the model's grid of 4 cells"):
+        make(model, segmentation, tmp_path, embedding_pool=3, **settings)
+
+
+def test_a_fresh_decoder_starts_anew(model, segmentation, tmp_path):
+    before = copy.deepcopy(model.state_dict())
+    trainer = make(model, segmentation, tmp_path, fresh_decoder=True, trainable="mask_decoder+prompt_encoder", seed=9)
+    state = trainer.model.state_dict()
+    assert all(torch.equal(state[name], before[name]) for name in state if name.startswith("vision_encoder"))
+    assert not torch.equal(state["mask_decoder.mask_tokens.weight"], before["mask_decoder.mask_tokens.weight"])
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest(model, segmentation, tmp_path):
+    trainer = make(model, segmentation, tmp_path, muon=True, trainable="all", max_steps=3, weight_decay=0.01)
+    before = copy.deepcopy(model.state_dict())
+    trainer.train()
+    muon, adamw = trainer.optimizer.optimizer._parts
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    of_muon = {id(value) for group in muon.param_groups for value in group["params"]}
+    of_adamw = {id(value) for group in adamw.param_groups for value in group["params"]}
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert {id(value) for value in trained.values()} == of_muon | of_adamw and not of_muon & of_adamw
+    assert id(trained["mask_decoder.mask_tokens.weight"]) in of_adamw
+    assert id(trained["mask_decoder.transformer.layers.0.mlp.lin1.weight"]) in of_muon
+    # The scheduler reaches both: after the last step the linear schedule has come to 0.
+    assert {group["lr"] for group in muon.param_groups + adamw.param_groups} == {0.0}
+    assert all(not torch.equal(model.state_dict()[name], before[name]) for name in trained if "layers.0.mlp.lin1" in name)
+
+
+def test_muon_goes_on_from_a_checkpoint(model, segmentation, tmp_path):
+    settings = dict(muon=True, max_steps=4, save_strategy="steps", save_steps=2)
+    whole = make(copy.deepcopy(model), segmentation, tmp_path / "whole", **settings)
+    whole.train()
+    stopped = make(copy.deepcopy(model), segmentation, tmp_path / "stopped", **settings)
+    stopped.train()
+    checkpoint = tmp_path / "stopped" / "out" / "checkpoint-2"
+    resumed = make(copy.deepcopy(model), segmentation, tmp_path / "stopped", **settings)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters()):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_loss_is_the_bce_of_token_0(model, segmentation, tmp_path):
+    trainer = make(model, segmentation, tmp_path)
+    batch = PromptCollator()([trainer.train_dataset[index] for index in range(3)])
+    expected = []
+    for row in range(3):
+        with torch.no_grad():
+            logits = SamModel.forward(
+                model, pixel_values=batch["pixel_values"][row : row + 1], input_boxes=batch["boxes"][row : row + 1],
+                multimask_output=False,
+            ).pred_masks[:, 0, 0]
+        expected.append(mask_bce(logits, batch["targets"][row], batch["valid"][row : row + 1]))
+    got, metrics = trainer.prompt_losses(trainer.model, batch)
+    torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-6)
+    assert set(metrics) == {"iou", "area_ratio", "score_error"}
+
+
+def test_fine_tuning_learns_the_discs(model, segmentation, tmp_path):
+    trainer = make(
+        model, segmentation, tmp_path, max_steps=60, w_dice=1.0, learning_rate=3e-3, trainable="all",
+        per_device_train_batch_size=6, eval_dataset=segmentation,
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < 0.8 * before["eval_loss"]
+    assert {"eval_iou", "eval_area_ratio", "eval_score_error"} <= set(after)
+
+
+def test_prompts_are_drawn_anew_each_epoch_and_alike_for_one_seed(segmentation):
+    def boxes(seed, epoch):
+        samples = PromptSamples(
+            segmentation, tiny_processor(), image_side=64, mask_side=16, box_jitter=0.2, seed=seed
+        )
+        samples.set_epoch(epoch)
+        return samples[2]["boxes"]
+
+    assert torch.equal(boxes(0, 1), boxes(0, 1))
+    assert not torch.equal(boxes(0, 1), boxes(0, 2))
+    assert not torch.equal(boxes(0, 1), boxes(1, 1))
+
+
+def test_augmented_masks_follow_the_image(segmentation):
+    samples = PromptSamples(
+        segmentation, tiny_processor(), image_side=64, mask_side=16, augment=True, prompts_per_image=2
+    )
+    for epoch in range(4):
+        samples.set_epoch(epoch)
+        sample = samples[1]
+        grey = torch.nn.functional.avg_pool2d(sample["pixel_values"].mean(0)[None], 4)[0]
+        target = sample["targets"].amax(0)
+        inside, outside = grey[target > 0.9], grey[(target == 0) & sample["valid"]]
+        assert inside.mean() < outside.mean() - 0.5
+
+
+def test_samples_of_one_image_share_it(segmentation):
+    single = PromptSamples(segmentation, tiny_processor(), image_side=64, mask_side=16)
+    shared = PromptSamples(segmentation, tiny_processor(), image_side=64, mask_side=16, prompts_per_image=8)
+    assert (len(single), len(shared)) == (9, 6)
+    assert shared[1]["boxes"].shape == (2, 4)
+
+
+def two_kinds(count: int = 12) -> datasets.Dataset:
+    """Discs to prompt, and a square in every image that no prompt asks for."""
+    rows = segmentation_rows(count)
+    for row in rows:
+        mask = decode_mask(row["mask"])
+        square = np.zeros_like(mask)
+        square[2:14, 2:14] = True
+        pixels = np.asarray(row["image"]).copy()
+        pixels[square] = [220, 30, 30]
+        row["image"] = Image.fromarray(pixels)
+        row["objects"].append(object_row(square, "scratch"))
+    return datasets.Dataset.from_list(rows, features=segmentation_features(CATEGORIES))
+
+
+def test_an_unprompted_kind_is_a_target_of_the_embedding_alone():
+    rows = two_kinds(6)
+    options = dict(image_side=64, mask_side=16, prompts_per_image=8)
+    plain = PromptSamples(rows, tiny_processor(), **options)[1]
+    sample = PromptSamples(rows, tiny_processor(), unprompted=["scratch"], **options)[1]
+    assert len(plain["targets"]) == 3 and len(sample["targets"]) == 2 and "unprompted" not in plain
+    torch.testing.assert_close(sample["unprompted"], plain["targets"][2])
+    batch = PromptCollator()([sample, sample])
+    assert batch["unprompted"].shape == (2, 16, 16)
+
+
+def test_the_embedding_learns_to_show_what_no_prompt_asks_for(model, tmp_path):
+    rows, settings = two_kinds(), dict(trainable="all", w_dice=1.0, lr_scheduler_type="constant")
+    trainer = make(model, rows, tmp_path, max_steps=100, unprompted=["scratch"], **settings)
+    trainer.train()
+    trainer.save_model()
+    saved = SamModel.from_pretrained(tmp_path / "out")
+    assert saved.state_dict().keys() == SamModel(model.config).state_dict().keys()
+    seen = [entry["loss_terms/unprompted"] for entry in trainer.state.log_history if "loss_terms/unprompted" in entry]
+    assert seen[-1] < 0.6 * seen[0]
+    batch = PromptCollator()([trainer.train_dataset[index] for index in (0, 2, 4)])
+    embeddings = saved.vision_encoder(batch["pixel_values"]).last_hidden_state
+    shown = read_embeddings(embeddings, embedding_views(embeddings.shape[1])) > 0
+    target = batch["unprompted"] > 0.5
+    assert shown[target].float().mean() > 0.9 and shown[~target].float().mean() < 0.1
+
+
+def test_unprompted_losses_do_not_depend_on_how_the_batch_is_cut(model, tmp_path):
+    settings = dict(trainable="all", unprompted=["scratch"], prompts_per_image=3)
+    whole = first_gradients(model, two_kinds(4), tmp_path / "a", per_device_train_batch_size=4, **settings)
+    pieces = first_gradients(
+        model, two_kinds(4), tmp_path / "b", per_device_train_batch_size=1, gradient_accumulation_steps=4, **settings
+    )
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, atol=2e-6, rtol=1e-3)
+
+
+def test_metrics_are_logged_under_one_name_everywhere(model, segmentation, tmp_path):
+    trainer = make(model, segmentation, tmp_path, eval_dataset=segmentation, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    names = {key for entry in trainer.state.log_history for key in entry}
+    assert {"iou", "area_ratio", "score_error", "eval_iou", "eval_area_ratio", "eval_score_error"} <= names
+    json.dumps(trainer.state.log_history)
+
+
+def test_warns_when_masks_drift_away(model, segmentation, tmp_path, caplog):
+    trainer = make(model, segmentation, tmp_path)
+    trainer.state.max_steps, trainer.state.global_step = 10, 9
+    trainer.check_metrics({"area_ratio": 0.1}, "")
+    assert "0.10 times the area" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (dict(trainable="decoder"), "trainable"),
+        (dict(mask_output="best"), "mask_output"),
+        (dict(w_bce=0.0), "w_bce"),
+        (dict(prompt_mix={"scribble": 1.0}), "prompt_mix"),
+        (dict(prompt_mix={}), "prompt_mix"),
+        (dict(box_jitter=0.9), "box_jitter"),
+        (dict(embeddings="x", augment=True), "embeddings"),
+        (dict(variants=0), "variants"),
+        (dict(embedding_pool=0), "embedding_pool"),
+        (dict(embedding_pool=2), "embedding_pool"),
+        (dict(fresh_decoder=True), "fresh_decoder"),
+        (dict(fresh_decoder=True, trainable="iou_prediction_head", w_iou=1.0), "fresh_decoder"),
+        (dict(fresh_decoder=True, trainable="all", use_peft=True), "fresh_decoder"),
+        (dict(unprompted=["scratch"]), "unprompted"),
+        (dict(variants=2, augment=True), "variants"),
+        (dict(embeddings_on_device="gpu"), "embeddings_on_device"),
+    ],
+)
+def test_wrong_settings_name_the_key(tmp_path, settings, key):
+    with pytest.raises(UserError, match=key):
+        SamSFTConfig(output_dir=str(tmp_path), **settings)
+
+
+def test_stops_at_a_loss_that_is_not_a_number(model, segmentation, tmp_path):
+    trainer = make(model, segmentation, tmp_path)
+    with torch.no_grad():
+        model.mask_decoder.upscale_conv1.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="nan"):
+        trainer.train()
+
+
+def test_refuses_rows_without_objects(model, segmentation, tmp_path):
+    rows = segmentation_rows(2)
+    for row in rows:
+        row["objects"] = []
+    empty = datasets.Dataset.from_list(rows, features=segmentation.features)
+    with pytest.raises(UserError, match="no row has an object"):
+        make(model, empty, tmp_path)

@@ -1,0 +1,129 @@
+"""What the page draws: a photograph's window, and three masks as the channels of one PNG. Always encoded anew."""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from visionsam_hf.data.schema import mask_box
+from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
+from visionsam_hf.preferences.rubric import criteria_table
+
+# Larger photographs are shown as a window round the prompt: a browser draws three of them at once.
+WHOLE = 1600
+_KEPT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One row, decoded, within `window` (x1, y1, x2, y2) of the original; `size` is the original's height and width."""
+
+    photo: np.ndarray
+    masks: np.ndarray
+    truth: np.ndarray | None
+    box: tuple[float, float, float, float]
+    window: tuple[int, int, int, int]
+    size: tuple[int, int]
+    category: str
+    image_id: str
+
+
+class Pictures:
+    """Scenes of candidate sets, by the kind of task ("ranked" or not) that names the set, split and row."""
+
+    def __init__(self, datasets: Mapping[str, Any], calibration: Mapping[str, Any] | None = None) -> None:
+        self._sets = {"ranked": datasets, "calibration": calibration or {}, "gold": calibration or {}}
+        self.scene = functools.lru_cache(_KEPT)(self._scene)
+
+    def _scene(self, kind: str, split: str, row: int) -> Scene:
+        dataset = self._sets[kind][split]
+        values = dataset[row]
+        photo = _upright(values["image"]["bytes"])
+        masks = np.stack(candidate_masks(values))
+        if photo.shape[:2] != masks.shape[1:]:
+            raise ValueError(f"row {row} of split '{split}': photograph {photo.shape[:2]}, masks {masks.shape[1:]}")
+        truth = truth_of(values)
+        x1, y1, x2, y2 = view_window(photo.shape[:2], values["box"], masks)
+        inside = slice(y1, y2), slice(x1, x2)
+        return Scene(
+            photo=photo[inside],
+            masks=masks[(slice(None), *inside)],
+            truth=None if truth is None else truth[inside],
+            box=tuple(values["box"]),
+            window=(x1, y1, x2, y2),
+            size=photo.shape[:2],
+            category=dataset.features["category"].int2str(values["category"]),
+            image_id=values["image_id"],
+        )
+
+
+def view_window(size: tuple[int, int], box: Any, masks: np.ndarray) -> tuple[int, int, int, int]:
+    """The part of an image to show: all of it, or, of a large one, prompt and masks with as much again on each side.
+
+    Args:
+        size: height and width.
+        box: [x1, y1, x2, y2).
+        masks: (K, H, W) bool.
+    """
+    height, width = size
+    if max(size) <= WHOLE:
+        return 0, 0, width, height
+    union = masks.any(0)
+    x1, y1, x2, y2 = np.array([box, mask_box(union) if union.any() else box]).T
+    left, top, right, bottom = x1.min(), y1.min(), x2.max(), y2.max()
+    margin_x = max(right - left, WHOLE / 2 - (right - left) / 2)
+    margin_y = max(bottom - top, WHOLE / 2 - (bottom - top) / 2)
+    return (
+        int(max(left - margin_x, 0)),
+        int(max(top - margin_y, 0)),
+        int(min(np.ceil(right + margin_x), width)),
+        int(min(np.ceil(bottom + margin_y), height)),
+    )
+
+
+def photo_png(scene: Scene) -> bytes:
+    """The photograph as RGB PNG, without the original file's metadata."""
+    return _png(scene.photo)
+
+
+def masks_png(scene: Scene, order: list[int]) -> bytes:
+    """Panes 1, 2, 3 as red, green and blue, 255 inside the mask."""
+    return _png(np.stack([scene.masks[place] for place in order], -1).astype(np.uint8) * 255)
+
+
+def truth_png(scene: Scene) -> bytes:
+    """The truth as a grey PNG, 255 inside; of a scene that has one."""
+    if scene.truth is None:
+        raise ValueError("this scene has no truth")
+    return _png(scene.truth.astype(np.uint8) * 255)
+
+
+def feedback_numbers(scene: Scene, order: list[int]) -> list[dict[str, float]]:
+    """The four criteria and their mean of each pane's mask; for calibration, where the truth is known."""
+    table = criteria_table([scene.masks[place] for place in order], scene.truth)
+    names = ("coverage", "boundary", "over_under", "noise")
+    return [
+        {name: round(float(value), 3) for name, value in zip(names, row, strict=True)}
+        | {"mean": round(float(row.mean()), 3)}
+        for row in table
+    ]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _upright(content: bytes) -> np.ndarray:
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16 bits: the eye needs eight, stretched over what is there.
+        values = np.asarray(image, np.float64)
+        low, high = values.min(), values.max()
+        image = Image.fromarray(((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,287 @@
+"""One run at a time into one directory, whatever kills the run that holds it."""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from visionsam_hf.data import read_errors, write_errors
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.records import RECORD, _content_hash, fingerprint, read_record
+from visionsam_hf.data.settings import as_plain, input_paths
+
+_STARTED_AS = "started_as.json"  # in an unfinished directory only
+_VERSIONED = (
+    "visionsam_hf",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "peft",
+    "huggingface_hub",
+    "evaluate",
+    "numpy",
+)
+# Where an output goes, and on how many processes it is made, is not part of what it is.
+_NOT_COMPARED = (
+    *("output_dir", "logging_dir", "run_name", "project", "num_proc", "dataloader_num_workers", "disable_tqdm"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"),
+)
+
+
+@dataclasses.dataclass
+class StageRun:
+    """A stage at work: `directory` takes its files, `results` goes into `stage.json`."""
+
+    directory: Path
+    results: dict[str, Any]
+
+
+def is_done(stage: str, settings: Any) -> bool:
+    """Whether the output directory already holds this stage's result for these settings and inputs."""
+    directory = Path(settings.output_dir)
+    if not (directory / RECORD).is_file():
+        return False
+    try:
+        record = read_record(directory)
+        inputs = {name: fingerprint(name) for name in input_paths(settings)}
+    except UserError:
+        return False
+    return (
+        record.get("stage") == stage
+        and _compared(record["settings"]) == _compared(as_plain(settings))
+        and record["inputs"] == inputs
+        and record.get("versions", {}).get("visionsam_hf") == _versions()["visionsam_hf"]
+    )
+
+
+def _compared(settings: dict[str, Any]) -> dict[str, Any]:
+    # Through JSON, so that what was written and what is at hand compare alike.
+    return json.loads(json.dumps({key: value for key, value in settings.items() if key not in _NOT_COMPARED}))
+
+
+def is_main_process() -> bool:
+    """Whether this process writes; true without `accelerate launch`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _wait_for_everyone() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+@contextlib.contextmanager
+def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existing: bool = False) -> Iterator[StageRun]:
+    """Run a stage's body with a directory beside its final name, which it takes only when the body succeeds.
+
+    Args:
+        stage: the command's name.
+        settings: its dataclass, with `output_dir`.
+        resumable: a failed or killed run leaves its `.partial` directory for the next one to continue, if that has the
+            same settings and inputs.
+        into_existing: move the files into `output_dir` one by one instead of replacing it (it holds other stages).
+
+    Raises:
+        UserError: an input is missing, or `output_dir` holds something that is not a stage's output.
+    """
+    if not settings.output_dir:
+        raise UserError(f"{stage}: missing key 'output_dir'; add it to the YAML, or pass --output_dir DIR")
+    final = Path(settings.output_dir)
+    inputs = {name: fingerprint(name) for name in input_paths(settings)}
+    if final.exists() and not final.is_dir():
+        raise UserError(f"{final}: is a file; choose another output_dir")
+    if not into_existing and final.is_dir() and any(final.iterdir()) and not (final / RECORD).is_file():
+        raise UserError(f"{final}: holds files that no stage wrote; choose another output_dir, or empty it yourself")
+    work = final / f".{stage}.partial" if into_existing else final.with_name(final.name + ".partial")
+    started = time.perf_counter()
+    with only_run(_lock(work), final) if is_main_process() else contextlib.nullcontext():
+        if is_main_process():
+            _make_ready(work, {"settings": _compared(as_plain(settings)), "inputs": inputs}, resumable)
+        _wait_for_everyone()
+        run = StageRun(work, {})
+        try:
+            yield run
+            _wait_for_everyone()
+            if is_main_process():
+                (work / _STARTED_AS).unlink(missing_ok=True)
+                record = _record(stage, settings, inputs, run, time.perf_counter() - started)
+                (work / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        except BaseException as error:
+            # Asked before the half-written files go and give their space back.
+            told = write_errors.explain(error, work) or read_errors.explain(error, inputs)
+            if is_main_process() and not resumable:
+                shutil.rmtree(work, ignore_errors=True)
+            if told is not None:
+                raise told from error
+            raise
+        if is_main_process():
+            if into_existing:
+                _move_files(work, final)
+            else:
+                _replace_directory(work, final)
+        _wait_for_everyone()
+
+
+def _lock(work: Path) -> Path:
+    return work.with_name(work.name.removesuffix(".partial") + ".lock")
+
+
+def _make_ready(work: Path, started_as: dict[str, Any], resumable: bool) -> None:
+    try:
+        if work.exists() and not (resumable and _continues(work, started_as)):
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+        if resumable:
+            (work / _STARTED_AS).write_text(json.dumps(started_as), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{work}: cannot be written ({error.strerror}); choose another output_dir") from None
+
+
+def remove_leftovers(settings: Any) -> None:
+    """Remove what a run leaves beside a finished output when it is killed in its very last moment.
+
+    Raises:
+        UserError: another run is writing the output right now.
+    """
+    final = Path(settings.output_dir)
+    work = final.with_name(final.name + ".partial")
+    old = final.with_name(final.name + ".old")
+    if old.exists() or _lock(work).exists():
+        with only_run(_lock(work), final):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _record(stage: str, settings: Any, inputs: dict[str, str], run: StageRun, seconds: float) -> dict[str, Any]:
+    """What `stage.json` says of a stage whose files are all written."""
+    return {
+        "stage": stage,
+        "settings": as_plain(settings),
+        "inputs": inputs,
+        "fingerprint": _content_hash(run.directory),
+        "versions": _versions(),
+        "seed": getattr(settings, "seed", None),
+        "wall_seconds": round(seconds, 3),
+        "peak_memory_mb": _peak_memory_mb(),
+        "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
+        "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "results": run.results,
+    }
+
+
+def _continues(work: Path, started_as: dict[str, Any]) -> bool:
+    """Whether an unfinished directory was begun with the same settings and inputs, so that it may be continued."""
+    try:
+        return json.loads((work / _STARTED_AS).read_text(encoding="utf-8")) == started_as
+    except (OSError, ValueError):
+        return False
+
+
+def _move_files(work: Path, final: Path) -> None:
+    # Without a record while old and new files are mixed: killed now, the stage counts as not done.
+    (final / RECORD).unlink(missing_ok=True)
+    for file in sorted(work.iterdir(), key=lambda item: item.name == RECORD):
+        os.replace(file, final / file.name)
+    work.rmdir()
+
+
+def _replace_directory(work: Path, final: Path) -> None:
+    old = final.with_name(final.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
+    if final.exists():
+        os.rename(final, old)
+    os.rename(work, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    found.setdefault("visionsam_hf", "0")
+    return found
+
+
+def _peak_memory_mb() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2))
+
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two runs into one directory are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def only_run(lock: Path, output: Path) -> Iterator[None]:
+    """Hold `lock`, a file with this process's number, while the body writes `output`.
+
+    The system lets go of it when the process dies, so a killed run never stands in the way of its repetition, and
+    children do not inherit it. The file goes at the end; one that a killed run left is taken over.
+
+    Raises:
+        UserError: another process holds it (with its number), or the file cannot be written.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = _held(lock)
+    except OSError as error:
+        raise UserError(f"{lock}: cannot be written ({error.strerror}); choose another output_dir") from None
+    if handle is None:
+        raise UserError(
+            f"{output}: another run{_holder(lock)} is writing it; wait for it or end it, or choose another output_dir"
+        )
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(handle)
+
+
+def _held(lock: Path) -> int | None:
+    """A handle of the locked file, or None when another process holds it."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it may have removed the file between our opening and our locking it.
+            if os.fstat(handle).st_ino == os.stat(lock).st_ino:
+                return handle
+        except (BlockingIOError, PermissionError):
+            os.close(handle)
+            return None
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _holder(lock: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return f" (process {int(lock.read_text())})"
+    return ""

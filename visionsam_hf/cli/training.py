@@ -1,0 +1,113 @@
+"""What the two training stages share: run a trainer in the stage's directory, resume it, and write the model."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from visionsam_hf.cli.run import is_main_process, stage_run
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.settings import as_plain
+from visionsam_hf.hub.model_card import write_model_card
+from visionsam_hf.models.loading import save_model
+from visionsam_hf.training.sam_trainer import SamTrainer
+
+
+def choose_images(rows: datasets.Dataset, settings: Any) -> datasets.Dataset:
+    """At most `max_train_images` rows, drawn with the seed; the same rows whatever else changes."""
+    if settings.max_train_images is None or settings.max_train_images >= len(rows):
+        return rows
+    order = np.random.default_rng([settings.seed, 1]).permutation(len(rows))
+    return rows.select(sorted(order[: settings.max_train_images].tolist()))
+
+
+def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrainer]) -> None:
+    """Train with the stage's own settings as arguments; a killed run continues from its last checkpoint.
+
+    The model gets a card, and with `push_to_hub` goes to the Hub as `visionsam push` would send it.
+
+    Raises:
+        UserError: before training, when it could not be pushed afterwards.
+    """
+    if settings.push_to_hub:
+        _check_push(stage, settings)
+    with stage_run(stage, settings, resumable=True) as run:
+        trainer = make_trainer(_arguments(settings, run.directory))
+        trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+        result = trainer.train(resume_from_checkpoint=True)
+        evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        if trainer.is_world_process_zero():
+            # Whether a checkpoint was due is nobody's business now, and differs after a stop.
+            trainer.state.stateful_callbacks = {}
+            trainer.state.save_to_json(str(run.directory / "trainer_state.json"))
+            save_model(trainer.accelerator.unwrap_model(trainer.model), trainer.processor, run.directory)
+            _clean(run.directory)
+            run.results.update(
+                train_loss=result.metrics["train_loss"],
+                steps=result.global_step,
+                samples=len(trainer.train_dataset),
+                samples_per_second=result.metrics.get("train_samples_per_second"),
+                trained_parameters=sum(
+                    parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad
+                ),
+                trained=trained,
+                device=str(trainer.args.device),
+                evaluation={key: value for key, value in evaluation.items() if isinstance(value, (int, float))},
+            )
+            if hasattr(trainer, "dropped_pairs"):
+                run.results["dropped_pairs"] = trainer.dropped_pairs
+            write_model_card(run.directory, {"stage": stage, "settings": as_plain(settings), "results": run.results})
+    if settings.push_to_hub and is_main_process():
+        _push(settings)
+
+
+def _check_push(stage: str, settings: Any) -> None:
+    from visionsam_hf.hub.provenance import parts_of_record, settle
+    from visionsam_hf.hub.push import check_repo_id, require_token
+
+    if not settings.hub_model_id:
+        raise UserError("push_to_hub: needs hub_model_id; add 'hub_model_id: OWNER/NAME', or set push_to_hub to false")
+    check_repo_id(settings.hub_model_id)
+    require_token(settings.hub_token)
+    parts = parts_of_record({"stage": stage, "settings": as_plain(settings)})
+    settle("", {f"the {part.repo_type} '{part.name}'": part.license for part in parts})
+
+
+def _push(settings: Any) -> None:
+    from visionsam_hf.cli.push import publish
+
+    try:
+        publish(
+            settings.output_dir,
+            settings.hub_model_id,
+            private=settings.hub_private_repo,
+            revision=settings.hub_revision or "",
+            token=settings.hub_token,
+        )
+    except UserError as error:
+        directory = settings.output_dir
+        again = f"the model is in {directory}; 'visionsam push {directory} {settings.hub_model_id}' sends it"
+        raise UserError(f"{error} ({again})") from None
+
+
+def _arguments(settings: Any, directory: Path) -> Any:
+    """The trainer's own arguments among the stage's settings.
+
+    Checkpoints pickle them, so their class must be importable.
+    """
+    cls = next(base for base in type(settings).__mro__ if base.__module__.startswith("visionsam_hf.training."))
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(cls) if field.init}
+    # The stage pushes, with a card of its own and after the checks; and checkpoints must not hold a token.
+    kept_back = {"push_to_hub": False, "hub_token": None}
+    return cls(**{**values, **kept_back, "output_dir": str(directory)})
+
+
+def _clean(directory: Path) -> None:
+    for checkpoint in directory.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for scratch in [*directory.glob("reference_logits.*.npy"), directory / "training_args.bin"]:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Every image encoded once: the cache that training, candidates and evaluation read."""

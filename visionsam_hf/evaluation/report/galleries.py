@@ -1,0 +1,373 @@
+"""The report's rows of pictures, each chosen by a rule that stands above it."""
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from visionsam_hf.data.schema import decode_mask, decode_rle
+from visionsam_hf.evaluation.comparison import chosen_by_rule, shared_keys
+from visionsam_hf.evaluation.evaluator import prompt_cases
+from visionsam_hf.evaluation.metrics import mask_iou
+from visionsam_hf.evaluation.per_sample import TITLES, CaseThresholds
+from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows
+
+SIDE = 264  # pixels of a thumbnail
+_MARK = (255, 140, 0)  # what a system marked
+_TRUTH = (0, 190, 170)
+_HALO = (20, 20, 20)
+
+
+def read_photographs(directory: str | Path, split: str, rows: Iterable[int]) -> dict[int, np.ndarray]:
+    """(H, W, 3) uint8 photographs of some rows of a data set directory; reads only the row groups they are in.
+
+    Rows that the directory does not have are left out.
+    """
+    wanted, found, first = sorted(set(rows)), {}, 0
+    for path in sorted(Path(directory).glob(f"data/{split}-?????-of-?????.parquet")):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                here = [row for row in wanted if first <= row < first + count]
+                if here:
+                    images = file.read_row_group(group, columns=["image"])["image"]
+                    for row in here:
+                        with Image.open(io.BytesIO(images[row - first].as_py()["bytes"])) as image:
+                            found[row] = np.asarray(image.convert("RGB"))
+                first += count
+    return found
+
+
+def box_window(shape: Sequence[int], box: Sequence[float]) -> tuple[slice, slice]:
+    """A square with the box in its middle third or half, inside the image as far as it goes."""
+    x1, y1, x2, y2 = box
+    side = min(max(2.2 * max(x2 - x1, y2 - y1), 0.12 * max(shape[:2]), 24), max(shape[:2]))
+    left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2
+    left, top = max(0, min(left, shape[1] - side)), max(0, min(top, shape[0] - side))
+    return slice(int(top), int(np.ceil(min(top + side, shape[0])))), slice(
+        int(left), int(np.ceil(min(left + side, shape[1])))
+    )
+
+
+def thumbnail(
+    image: np.ndarray,
+    box: Sequence[float],
+    *,
+    marked: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    show_box: bool = False,
+) -> str:
+    """A data URI of the box's surroundings.
+
+    Args:
+        image: (H, W, 3) uint8. box: [x1, y1, x2, y2) in its pixels.
+        marked: (H, W) bool, drawn in orange: the system's mask.
+        truth: (H, W) bool, outlined; filled in teal where nothing is marked.
+        show_box: draw the prompt.
+    """
+    window = box_window(image.shape, box)
+    patch = image[window]
+    scale = SIDE / max(patch.shape[:2])
+    size = max(1, round(patch.shape[1] * scale)), max(1, round(patch.shape[0] * scale))
+    canvas = cv2.resize(patch, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    if marked is not None:
+        canvas = _fill(canvas, marked[window], _MARK)
+        _outline(canvas, marked[window], _MARK, 2)
+    if truth is not None:
+        if marked is None:
+            canvas = _fill(canvas, truth[window], _TRUTH)
+            _outline(canvas, truth[window], _TRUTH, 2)
+        else:
+            _outline(canvas, truth[window], _HALO, 3)
+            _outline(canvas, truth[window], (255, 255, 255), 1)
+    if show_box:
+        corners = (np.array(box) - [window[1].start, window[0].start] * 2) * scale
+        x1, y1, x2, y2 = (int(round(value)) for value in corners)
+        for color, thickness in ((_HALO, 3), ((255, 255, 255), 1)):
+            cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, thickness)
+    return _data_uri(_square(canvas))
+
+
+def _fill(canvas: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    inside = _to_canvas(mask, canvas)[..., None]
+    return np.where(inside, (0.62 * canvas + 0.38 * np.array(color)).astype(np.uint8), canvas)
+
+
+def _to_canvas(mask: np.ndarray, canvas: np.ndarray) -> np.ndarray:
+    # Shrinking by area keeps hairlines that nearest-neighbour would drop.
+    size = (canvas.shape[1], canvas.shape[0])
+    if mask.shape[0] > canvas.shape[0]:
+        return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.2
+    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _outline(canvas: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], thickness: int) -> None:
+    contours, _ = cv2.findContours(_to_canvas(mask, canvas).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, color, thickness, cv2.LINE_AA)
+
+
+def _square(canvas: np.ndarray) -> np.ndarray:
+    padded = np.full((SIDE, SIDE, 3), 128, np.uint8)
+    top, left = (SIDE - canvas.shape[0]) // 2, (SIDE - canvas.shape[1]) // 2
+    padded[top : top + canvas.shape[0], left : left + canvas.shape[1]] = canvas
+    return padded
+
+
+def _data_uri(canvas: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(canvas).save(buffer, "JPEG", quality=80, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+_LOOKED_AT = 300  # rows of a candidate or preference set that the choice is made from
+_QUANTILES = (0.05, 0.3, 0.5, 0.7, 0.95)
+
+
+@dataclass
+class Cell:
+    """A picture with its caption; `best` marks it among its neighbours."""
+
+    picture: str
+    alt: str
+    title: str
+    note: str = ""
+    best: bool = False
+
+
+@dataclass
+class PictureRow:
+    """Pictures of one prompt."""
+
+    title: str
+    note: str
+    cells: list[Cell] = field(default_factory=list)
+
+
+def photograph_directory(run: Run, dataset: str) -> str | None:
+    """Where a run's photographs are: the data set it names, else the report's; None if neither is a directory here."""
+    return next((name for name in (run.metrics.get("dataset"), dataset) if name and Path(name).is_dir()), None)
+
+
+def stage_comparison(
+    results: Mapping[str, SplitResult], dataset: str, *, seed: int
+) -> list[PictureRow]:
+    """Photograph, truth and each system's mask for prompts chosen by the gain of the last over the first system."""
+    names, split_results = list(results), list(results.values())
+    keys = shared_keys(split_results)
+    directory = photograph_directory(split_results[0].runs[0], dataset)
+    if not keys or directory is None:
+        return []
+    gains = np.array([split_results[-1].values["iou"][key] - split_results[0].values["iou"][key] for key in keys])
+    chosen = chosen_by_rule(gains, keys, seed=seed)
+    photographs = read_photographs(directory, split_results[0].split, [keys[place][0] for _, place in chosen])
+    records = [result.runs[0].rows([result.places[keys[place]] for _, place in chosen]) for result in split_results]
+    rows = []
+    for rule, place in chosen:
+        key = keys[place]
+        image = photographs.get(key[0])
+        found = [record[result.places[key]] for record, result in zip(records, split_results)]
+        truth = decode_rle(found[0]["truth"])
+        if image is None or image.shape[:2] != truth.shape:
+            continue
+        row = PictureRow(
+            f"{rule}: {round(gains[place], 2) + 0.0:+.2f} IoU".replace("-", "−"),
+            f"{found[0]['category']}, {found[0]['defect']} ({key[1]})",
+        )
+        row.cells += _prompt_cells(image, found[0]["box"], truth, found[0])
+        best = max(result.values["iou"][key] for result in split_results)
+        for name, record, result in zip(names, found, split_results):
+            token = _token(record, result.runs[0].metrics["selection"])
+            mask = decode_rle(record["masks"][token])
+            iou = mask_iou(mask, truth)
+            row.cells.append(
+                Cell(
+                    thumbnail(image, record["box"], marked=mask, truth=truth),
+                    f"{name}'s mask on the {record['defect']}, IoU {iou:.2f}",
+                    name,
+                    f"IoU {iou:.2f}",
+                    best=result.values["iou"][key] == best,
+                )
+            )
+        rows.append(row)
+    return rows
+
+
+def _prompt_cells(
+    image: np.ndarray, box: Sequence[float], truth: np.ndarray | None, record: Mapping[str, Any]
+) -> list[Cell]:
+    what = f"{record['defect']} on {record['category']}" if record.get("defect") else str(record["category"])
+    photograph = Cell(
+        thumbnail(image, box, show_box=True), f"Photograph of {what}, with the box", "Photograph", "with the prompt"
+    )
+    if truth is None:
+        return [photograph]
+    outline = Cell(
+        thumbnail(image, box, truth=truth), f"True outline, {what}", "Truth", f"{int(truth.sum()):,} pixels"
+    )
+    return [photograph, outline]
+
+
+def _token(record: Mapping[str, Any], selection: str) -> int:
+    if selection == "single":
+        return 0
+    if selection == "score":
+        return 1 + int(np.argmax(record["scores"][1:]))
+    truth = decode_rle(record["truth"])
+    return 1 + int(np.argmax([mask_iou(decode_rle(code), truth) for code in record["masks"][1:]]))
+
+
+def case_gallery(result: SplitResult, dataset: str) -> list[PictureRow]:
+    """One prompt for each failure case: the one with the median IoU, its three candidates with their scores."""
+    run = result.runs[0]
+    directory = photograph_directory(run, dataset)
+    if directory is None or not np.isfinite(run.columns["scores"]).all():
+        return []
+    thresholds = CaseThresholds(**run.metrics["cases"]["thresholds"])
+    cases, ious = prompt_cases(run.columns, thresholds), run.values["iou"]
+    places = {}
+    for case in TITLES:
+        inside = np.flatnonzero(cases == case)
+        if len(inside):
+            places[case] = int(inside[np.argsort(ious[inside], kind="stable")[len(inside) // 2]])
+    records = run.rows(list(places.values()))
+    photographs = read_photographs(directory, result.split, [record["row"] for record in records.values()])
+    rows = []
+    for case, place in places.items():
+        record, share = records[place], float((cases == case).mean())
+        image, truth = photographs.get(record["row"]), decode_rle(record["truth"])
+        if image is not None and image.shape[:2] == truth.shape:
+            note = f"{share:.0%} of the prompts; here {record['category']}, {record['defect']}"
+            row = PictureRow(TITLES[case], note, _prompt_cells(image, record["box"], truth, record))
+            masks, scores = [decode_rle(code) for code in record["masks"][1:]], record["scores"][1:]
+            row.cells += _candidate_cells(image, record["box"], truth, masks, scores)
+            rows.append(row)
+    return rows
+
+
+def _candidate_cells(
+    image: np.ndarray,
+    box: Sequence[float],
+    truth: np.ndarray | None,
+    masks: Sequence[np.ndarray],
+    scores: Sequence[float],
+    sources: Sequence[str] = (),
+) -> list[Cell]:
+    ious = [None if truth is None else mask_iou(mask, truth) for mask in masks]
+    best = max((iou for iou in ious if iou is not None), default=None)
+    cells = []
+    for index, (mask, score, iou) in enumerate(zip(masks, scores, ious)):
+        reached = "" if iou is None else f", IoU {iou:.2f}"
+        title = f"Candidate {index + 1}"
+        source = f", from {sources[index].replace('_', ' ')}" if len(set(sources)) > 1 else ""
+        picture = thumbnail(image, box, marked=mask, truth=truth)
+        cells.append(
+            Cell(
+                picture,
+                f"{title}: score {score:.2f}{reached}",
+                title,
+                f"score {score:.2f}{reached}{source}",
+                best=iou is not None and iou == best,
+            )
+        )
+    return cells
+
+
+def candidate_gallery(directory: str) -> list[PictureRow]:
+    """Photograph, truth and three candidates with their scores, for prompts from hard to easy."""
+    gallery = []
+    for shown in _sampled(directory, ("truth", "candidates"), _best_candidate):
+        row, image, truth = shown.row, shown.image, shown.truth
+        title = row["image_id"] if truth is None else f"Best candidate {shown.value:.2f} IoU"
+        cells = _prompt_cells(image, row["box"], truth, {"category": "the product"})
+        cells += _candidate_cells(
+            image,
+            row["box"],
+            truth,
+            [decode_rle(candidate["rle"]) for candidate in row["candidates"]],
+            [candidate["score"] for candidate in row["candidates"]],
+            [candidate.get("source") or "" for candidate in row["candidates"]],
+        )
+        gallery.append(PictureRow(title, row["image_id"], cells))
+    return gallery
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A row of a data set, its photograph (H, W, 3), its truth (H, W) where it has one, and what it was ordered by."""
+
+    row: dict[str, Any]
+    value: float
+    image: np.ndarray
+    truth: np.ndarray | None
+
+
+def _sampled(
+    directory: str, columns: Sequence[str], value: Callable[[Mapping[str, Any]], float]
+) -> Iterator[_Sampled]:
+    """Rows of a candidate or preference set at fixed quantiles of a value, lowest first, each image once."""
+    rows = sample_rows(directory, ("image_id", "category", "box", *columns), _LOOKED_AT)
+    picked = _spread(rows, [value(row) for row in rows])
+    wanted = [row["row"] for row, _ in picked]
+    photographs = read_photographs(directory, picked[0][0]["split"], wanted) if picked else {}
+    for row, of_row in picked:
+        if row["row"] in photographs:
+            yield _Sampled(row, of_row, photographs[row["row"]], _stored_mask(row["truth"]))
+
+
+def _best_candidate(row: Mapping[str, Any]) -> float:
+    truth = _stored_mask(row["truth"])
+    if truth is None:
+        return max((candidate["score"] for candidate in row["candidates"]), default=0.0)
+    return max((mask_iou(decode_rle(candidate["rle"]), truth) for candidate in row["candidates"]), default=0.0)
+
+
+def _stored_mask(value: Mapping[str, Any] | None) -> np.ndarray | None:
+    if not value or not value.get("bytes"):
+        return None
+    with Image.open(io.BytesIO(value["bytes"])) as image:
+        return decode_mask(image)
+
+
+def _spread(rows: Sequence[dict[str, Any]], values: Sequence[float]) -> list[tuple[dict[str, Any], float]]:
+    """(row, value) at fixed quantiles of a value, lowest first, each image once."""
+    order = np.argsort(values, kind="stable")
+    picked, seen = [], set()
+    for quantile in _QUANTILES:
+        start = round(quantile * (len(order) - 1)) if len(order) else 0
+        for place in order[start:]:
+            if rows[place]["image_id"] not in seen:
+                seen.add(rows[place]["image_id"])
+                picked.append((rows[place], values[place]))
+                break
+    return picked
+
+
+def preference_gallery(directory: str) -> list[PictureRow]:
+    """What was chosen and what was rejected, for pairs from the closest to the clearest."""
+    gallery = []
+    for shown in _sampled(directory, ("margin", "chosen", "rejected", "truth"), lambda row: row["margin"]):
+        row, image, truth = shown.row, shown.image, shown.truth
+        cells = _prompt_cells(image, row["box"], truth, {"category": "the product"})
+        masks = {name: _stored_mask(row[name]) for name in ("chosen", "rejected")}
+        ious = {} if truth is None else {name: mask_iou(mask, truth) for name, mask in masks.items()}
+        for name, mask in masks.items():
+            reached = "" if truth is None else f"IoU {ious[name]:.2f}"
+            cells.append(
+                Cell(
+                    thumbnail(image, row["box"], marked=mask, truth=truth),
+                    f"The {name} mask. {reached}".strip(),
+                    name.capitalize(),
+                    reached,
+                    # By the truth: annotators, and noise, can choose the worse mask, and that must show.
+                    best=truth is not None and ious[name] == max(ious.values()),
+                )
+            )
+        gallery.append(PictureRow(f"Margin {shown.value:.2f}", row["image_id"], cells))
+    return gallery

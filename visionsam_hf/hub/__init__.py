@@ -1,0 +1,1 @@
+"""What `push` checks and sends: cards, licences, privacy, results."""

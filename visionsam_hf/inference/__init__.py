@@ -1,0 +1,1 @@
+"""Prompts to masks at the original size, and what `predict` reads and writes."""

@@ -1,0 +1,1 @@
+"""SAM and its relatives: load, freeze, adapt, encode, decode, export."""

@@ -1,0 +1,253 @@
+"""Load a SAM model and its processor, reshape it, and decide what trains."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import SamConfig, SamModel, SamProcessor
+
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.records import looks_local, resolve_model
+from visionsam_hf.models.initialisation import initialise
+from visionsam_hf.models.lora import find_adapter, load_adapter, merge_adapter, save_adapter
+
+TRAINABLE = ("mask_decoder", "mask_decoder+prompt_encoder", "all", "iou_prediction_head")
+# Checkpoints known to fit by their Hub ids; any other of the 'sam' type does too.
+BACKBONES = ("facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge", "wanglab/medsam-vit-base")
+# Other families by the start of their model type; none has a decoder that the trainers know.
+_RELATIVES = {"sam_hq": "SAM-HQ", "sam2": "SAM 2", "edgetam": "EdgeTAM"}
+MASK_OUTPUTS = ("single", "multi", "both")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None) -> SamModel:
+    """A `SamModel` in float32 from a directory, a Hub id, or `visionsam-tiny`, the packaged model.
+
+    A directory with a `config.json` but no weights starts from random weights (`initialise`, with `seed`). A LoRA adapter
+    comes merged with its base model, so whatever takes a model takes an adapter.
+
+    Raises:
+        UserError: no such model, not a SAM, or only pickled weights (which could run code, so they are not read).
+    """
+    path = Path(resolve_model(name_or_path))
+    if (adapter := find_adapter(name_or_path, revision=revision)) is not None:
+        base = load_model(adapter.base_model_name_or_path)
+        return merge_adapter(load_adapter(base, name_or_path, revision=revision))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name_or_path}: has no config.json; give the directory of a SAM model")
+        if not any((path / name).is_file() for name in _WEIGHTS):
+            if any(path.glob("*.bin")) or any(path.glob("*.pt*")):
+                raise UserError(f"{name_or_path}: holds pickled weights only; save them as safetensors")
+            return initialise(_sam_config(name_or_path, path), seed=seed)
+    elif looks_local(name_or_path):
+        raise UserError(f"{name_or_path}: no such model; give a directory, a Hub id, or visionsam-tiny")
+    _sam_config(name_or_path, path, revision)
+    try:
+        return SamModel.from_pretrained(path, revision=revision, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{name_or_path}: cannot be loaded ({_first_line(error)}); check the name and the files"
+        ) from None
+    except Exception as error:
+        # safetensors' own error class derives from Exception alone.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise UserError(
+            f"{name_or_path}: its weights are damaged ({_first_line(error)}); copy the model again"
+        ) from None
+
+
+def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig:
+    try:
+        values, _ = SamConfig.get_config_dict(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: its config cannot be read ({_first_line(error)}); check the name and the network"
+        ) from None
+    if values.get("model_type") != "sam":
+        raise UserError(_not_supported(name, str(values.get("model_type"))))
+    return SamConfig.from_dict(values)
+
+
+def _not_supported(name: str, model_type: str) -> str:
+    relative = next((shown for start, shown in _RELATIVES.items() if model_type.startswith(start)), None)
+    what = (
+        f"a {relative} model, which visionsam evaluate can measure but nothing here tunes"
+        if relative
+        else f"a '{model_type}' model"
+    )
+    return f"{name}: is {what}; give a SAM ('sam') checkpoint: {', '.join(BACKBONES)}, or one tuned from them"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def load_processor(name_or_path: str, *, revision: str | None = None) -> SamProcessor:
+    """The `SamProcessor` saved beside a model. Raises `UserError` when there is none."""
+    path = Path(resolve_model(name_or_path))
+    try:
+        return SamProcessor.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{name_or_path}: has no processor ({_first_line(error)}); save SamProcessor.save_pretrained beside the model"
+        ) from None
+
+
+_RESHAPES = ("image_size", "patch_size", "window_size", "global_attn_indexes")
+
+
+def reshaped(model: SamModel, processor: SamProcessor, shape: Mapping[str, Any]) -> tuple[SamModel, SamProcessor]:
+    """The same weights in a vision encoder for other images, patches or attention windows.
+
+    Position embeddings, absolute and relative, and the patches' kernels are interpolated (as FlexiViT does it: Beyer et
+    al., 2023), everything else is kept. A kernel of half the side sees what the whole one would see in an image
+    enlarged twice. Prompts are encoded as shares of the image's side, so they mean the same at any size.
+
+    Args:
+        model: stays as it is.
+        processor: stays as it is.
+        shape: new values of `image_size`, `patch_size`, `window_size` (0: global attention everywhere) and
+            `global_attn_indexes`, as in `SamVisionConfig`.
+
+    Raises:
+        UserError: an unknown key, or an image size that is not a multiple of the patch size.
+    """
+    for name in shape:
+        if name not in _RESHAPES:
+            raise UserError(f"vision_config: {name!r} cannot change after the fact; what can is {', '.join(_RESHAPES)}")
+    config = copy.deepcopy(model.config)
+    vision, prompts = config.vision_config, config.prompt_encoder_config
+    for name, value in shape.items():
+        setattr(vision, name, value)
+    grid, rest = divmod(vision.image_size, vision.patch_size)
+    if rest or grid < 1:
+        raise UserError(
+            f"vision_config: image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}"
+        )
+    prompts.image_size, prompts.patch_size, prompts.image_embedding_size = vision.image_size, vision.patch_size, grid
+    other = SamModel(config)
+    weights = model.state_dict()
+    for name, tensor in other.state_dict().items():
+        if weights[name].shape != tensor.shape:
+            weights[name] = _interpolated(name, weights[name], tensor.shape)
+    other.load_state_dict(weights)
+    processor = copy.deepcopy(processor)
+    images, mask = processor.image_processor, 4 * grid
+    images.size, images.mask_size = {"longest_edge": vision.image_size}, {"longest_edge": mask}
+    images.pad_size = {"height": vision.image_size, "width": vision.image_size}
+    images.mask_pad_size = {"height": mask, "width": mask}
+    return other.eval(), processor
+
+
+def _interpolated(name: str, old: Tensor, shape: torch.Size) -> Tensor:
+    if name.endswith("pos_embed"):  # (1, grid, grid, channels)
+        new = F.interpolate(old.permute(0, 3, 1, 2), shape[1:3], mode="bicubic", align_corners=False)
+        return new.permute(0, 2, 3, 1)
+    if name.endswith("projection.weight"):  # (channels, 3, patch, patch)
+        # Column p of `enlarge` is pixel p of the new patch drawn at the old size: the response to an enlarged patch.
+        pixels = torch.eye(shape[2] * shape[3]).reshape(-1, 1, *shape[2:])
+        enlarge = F.interpolate(pixels, old.shape[2:], mode="bilinear", align_corners=False).flatten(1)
+        return (old.flatten(2) @ enlarge.T).reshape(shape)
+    # rel_pos_h and rel_pos_w: (2 grid - 1, channels)
+    return F.interpolate(old.T[None], shape[0], mode="linear", align_corners=False)[0].T
+
+
+def mask_side(model: SamModel) -> int:
+    """Sides of the square of mask logits, in logits' pixels: four times the embedding grid (256 for sam-vit-base)."""
+    return 4 * model.config.prompt_encoder_config.image_embedding_size
+
+
+def image_side(model: SamModel) -> int:
+    """Sides of the padded square that the encoder sees, in pixels (1024 for sam-vit-base)."""
+    return model.config.vision_config.image_size
+
+
+def freeze(model: SamModel, trainable: str, *, mask_output: str = "both", scores: bool = True) -> list[str]:
+    """Freeze everything, then unfreeze what trains. The only place that decides.
+
+    Args:
+        model: changed in place.
+        trainable: "mask_decoder", "mask_decoder+prompt_encoder", "all", or "iou_prediction_head", which tunes
+            the scores and leaves the masks as they are.
+        mask_output: which mask tokens the loss sees: "single" (0), "multi" (1 to 3) or "both". The hypernetworks of
+            the others get no gradient and stay frozen, or AdamW would decay them.
+        scores: whether the loss sees the predicted IoU; else its head stays frozen, for the same reason.
+
+    Returns:
+        The names of the parameters that train.
+    """
+    if trainable not in TRAINABLE:
+        raise UserError(f"trainable: {trainable!r} is not one of {', '.join(TRAINABLE)}")
+    if mask_output not in MASK_OUTPUTS:
+        raise UserError(f"mask_output: {mask_output!r} is not one of {', '.join(MASK_OUTPUTS)}")
+    model.requires_grad_(False)
+    modules: dict[str, list[nn.Module]] = {
+        "mask_decoder": [model.mask_decoder],
+        "mask_decoder+prompt_encoder": [model.mask_decoder, model.prompt_encoder],
+        "all": [model],
+        "iou_prediction_head": [model.mask_decoder.iou_prediction_head],
+    }
+    for module in modules[trainable]:
+        module.requires_grad_(True)
+    # The positional encoding is random features, a buffer in Meta's code and a Parameter here; masks as prompts are not used.
+    for module in (
+        model.shared_image_embedding,
+        model.prompt_encoder.shared_embedding,
+        model.prompt_encoder.mask_embed,
+    ):
+        module.requires_grad_(False)
+    unseen = {"single": (1, 2, 3), "multi": (0,), "both": ()}[mask_output]
+    for index, mlp in enumerate(model.mask_decoder.output_hypernetworks_mlps):
+        if index in unseen:
+            mlp.requires_grad_(False)
+    if not scores:
+        model.mask_decoder.iou_prediction_head.requires_grad_(False)
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def freeze_prompts_not_drawn(model: SamModel, kinds: Sequence[str]) -> None:
+    """Freeze the prompt encoder's embeddings that prompts of these kinds never use; they would get no gradient."""
+    boxes, points = "box" in kinds, any(kind != "box" for kind in kinds)
+    used = {0: "point_pm" in kinds, 1: points, 2: boxes, 3: boxes}
+    for index, embedding in enumerate(model.prompt_encoder.point_embed):
+        if not used[index]:
+            embedding.requires_grad_(False)
+    if not points:
+        model.prompt_encoder.not_a_point_embed.requires_grad_(False)
+
+
+def encoder_fingerprint(model: SamModel) -> str:
+    """A hash of everything in the model that an image embedding depends on: the vision encoder's weights and settings."""
+    digest = hashlib.sha256(model.config.vision_config.to_json_string(use_diff=False).encode())
+    for name, tensor in sorted(model.vision_encoder.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def save_model(model: SamModel | PeftModel, processor: SamProcessor, directory: str | os.PathLike) -> None:
+    """Write a directory that `SamModel.from_pretrained` and `SamProcessor.from_pretrained` load.
+
+    Of a model with an adapter only the adapter is written; `PeftModel.from_pretrained` puts it on its base.
+    """
+    if isinstance(model, PeftModel):
+        save_adapter(model, directory)
+    else:
+        model.save_pretrained(directory, safe_serialization=True)
+    processor.save_pretrained(directory)
+
+
+def to_best_device(model: SamModel) -> SamModel:
+    """The model on this process's GPU when there is one, in evaluation mode."""
+    from accelerate import PartialState
+
+    return model.to(PartialState().device).eval()

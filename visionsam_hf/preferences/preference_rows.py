@@ -1,0 +1,140 @@
+"""Candidate rows and their annotations to rows of the preference data set."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from visionsam_hf.data.schema import decode_mask, decode_rle, encode_mask
+from visionsam_hf.preferences.ranking_statistics import Tally
+from visionsam_hf.preferences.rankings import Annotation, Verdict, aggregate
+from visionsam_hf.preferences.rubric import CRITERIA, criteria_table
+
+if TYPE_CHECKING:  # the store's module needs the extra [annotate], the oracle's rows do not
+    from visionsam_hf.preferences.ranking_statistics import Answer
+
+
+def preference_row(
+    row: Mapping[str, Any],
+    annotations: Sequence[Annotation],
+    *,
+    criteria: np.ndarray | None = None,
+    deciding: str | None = None,
+) -> tuple[dict[str, Any] | None, Verdict]:
+    """One row of `schema.preference_features`, and the verdict it stands on.
+
+    Args:
+        row: a row of `schema.candidate_features`; `image` and `truth` may be undecoded ({"bytes", "path"}).
+        annotations: at least one, each ranking the row's candidates in the row's order.
+        criteria: (K, 4) criteria of the candidates, or None where no truth is known.
+        deciding: the kind of annotators, "human" or "oracle", whose rankings make the verdict; None means all. The
+            others are listed all the same.
+
+    Returns:
+        The row, with the candidates (and everyone's ranks of them) best first, or None when the annotations tie from
+        top to bottom.
+    """
+    verdict = aggregate([one.ranking for one in annotations if deciding in (None, one.kind)])
+    if verdict.is_tie:
+        return None, verdict
+    candidates = []
+    for index in verdict.order:
+        candidate = row["candidates"][index]
+        values = [None] * len(CRITERIA) if criteria is None else [float(value) for value in criteria[index]]
+        candidates.append(
+            {
+                "rle": candidate["rle"],
+                "token": candidate["token"],
+                "score": candidate["score"],
+                "mean_rank": verdict.mean_ranks[index],
+                **dict(zip(CRITERIA, values, strict=True)),
+            }
+        )
+    copied = {key: row[key] for key in ("image", "image_id", "category", "box", "object_index", "truth")}
+    preference = copied | {
+        "chosen": encode_mask(decode_rle(candidates[0]["rle"])),
+        "rejected": encode_mask(decode_rle(candidates[-1]["rle"])),
+        "margin": verdict.margin,
+        "votes": verdict.votes,
+        "candidates": candidates,
+        "annotations": [
+            dataclasses.asdict(annotation) | {"ranking": [annotation.ranking[index] for index in verdict.order]}
+            for annotation in annotations
+        ],
+    }
+    return preference, verdict
+
+
+class Exporter:
+    """Rows of a preference data set from a store's answers, counting what is left out."""
+
+    def __init__(self, answers: "Sequence[Answer]", kind: str, min_votes: int) -> None:
+        self._kind = kind
+        self._min_votes = min_votes
+        self._by_row: dict[tuple[str, int], list[Answer]] = {}
+        for item in answers:
+            if item.task_kind == "ranked" and item.round == 0 and not item.surplus:
+                self._by_row.setdefault((item.split, item.row), []).append(item)
+        self._tally = Tally()
+        self._counts = {"too_few_votes": 0, "flagged": 0}
+        self._regions: list[dict[str, Any]] = []
+
+    def rows(self, split: str, dataset: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The preference rows of one split of the candidate set (images undecoded)."""
+        for number, row in enumerate(dataset):
+            answers = self._by_row.get((split, number), [])
+            ranked = [item for item in answers if item.status == "ranked"]
+            deciding = [item for item in ranked if item.kind == self._kind]
+            flags = [item for item in answers if item.status == "flagged" and item.kind == self._kind]
+            if len(flags) > len(deciding):
+                self._counts["flagged"] += 1
+                continue
+            if len(deciding) < self._min_votes:
+                self._counts["too_few_votes"] += 1
+                continue
+            masks, truth = candidate_masks(row), truth_of(row)
+            criteria = None if truth is None else criteria_table(masks, truth)
+            preference, verdict = preference_row(
+                row, [_annotation(item) for item in ranked], criteria=criteria, deciding=self._kind
+            )
+            ious = None if truth is None else [float((m & truth).sum() / max((m | truth).sum(), 1)) for m in masks]
+            scores = [candidate["score"] for candidate in row["candidates"]]
+            self._tally.add([item.ranks for item in deciding], verdict, scores, ious)
+            if preference is None:
+                continue
+            for item in ranked:
+                self._regions += [
+                    {"image_id": row["image_id"], "object_index": row["object_index"], "split": split}
+                    | {"annotator": item.annotator, "candidate": verdict.order.index(region["candidate"])}
+                    | {"label": region["label"], "rle": region["rle"]}
+                    for region in item.detail.get("regions", [])
+                ]
+            yield preference
+
+    def write_regions(self, path: Path) -> None:
+        """The lassoed mistakes, a JSON line each; `candidate` counts in the row's order, best first. None, no file."""
+        if self._regions:
+            path.write_text("".join(json.dumps(region) + "\n" for region in self._regions), encoding="utf-8")
+
+    def results(self) -> dict[str, Any]:
+        """What `stage.json` records."""
+        return self._tally.summary() | self._counts | {"regions": len(self._regions)}
+
+
+def _annotation(item: "Answer") -> Annotation:
+    return Annotation(item.annotator, item.kind, item.ranks, item.detail.get("criterion"), item.detail.get("seconds"))
+
+
+def candidate_masks(row: Mapping[str, Any]) -> list[np.ndarray]:
+    """The (H, W) bool masks of a candidate row, in its order."""
+    return [decode_rle(candidate["rle"]) for candidate in row["candidates"]]
+
+
+def truth_of(row: Mapping[str, Any]) -> np.ndarray | None:
+    """The (H, W) bool truth of a candidate row whose images are undecoded, or None."""
+    return None if row["truth"] is None else decode_mask(Image.open(io.BytesIO(row["truth"]["bytes"])))

@@ -1,0 +1,1 @@
+"""Losses, settings, samples and the two trainers."""

@@ -1,0 +1,316 @@
+"""Batches from samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import SamProcessor
+
+from visionsam_hf.data.augmentation import Variant, variant_key, variant_of
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.geometry import mask_to_target, to_square, valid_region
+from visionsam_hf.data.prompts import draw_kind, interior_point, jitter_box, negative_point, random_point
+from visionsam_hf.data.schema import decode_mask, decode_rle, mask_box
+from visionsam_hf.embeddings.cache import EmbeddingCache, decode_image, image_hash
+
+
+class ImageSource:
+    """The images of a data set: each row's cached embedding, its place among resident ones, or its pixels.
+
+    Args:
+        rows: with an image column.
+        processor: the model's.
+        cache: filled here, on all processes together; None gives pixels.
+        variants: looks of every image (`visionsam_hf.data.augmentation`).
+    """
+
+    def __init__(
+        self, rows: datasets.Dataset, processor: SamProcessor, cache: EmbeddingCache | None, *, variants: int = 1
+    ) -> None:
+        self.processor, self.cache, self.variants = processor, cache, variants
+        self.keys = cache.add(rows, variants=variants, together=True) if cache is not None else None
+        self.images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+        self.places: dict[str, int] | None = None
+
+    @property
+    def entries(self) -> list[str]:
+        """The cache's keys of all images in all variants."""
+        return [variant_key(key, number) for key in self.keys or [] for number in range(self.variants)]
+
+    def variant(self, index: int, number: int) -> Variant:
+        """Look `number` of row `index`."""
+        if number == 0:
+            return Variant()
+        return variant_of(self.keys[index] if self.keys else image_hash(self.images[index]["image"]), number)
+
+    def __call__(self, index: int, number: int = 0, variant: Variant = Variant()) -> dict[str, torch.Tensor]:
+        """Row `index` in look `number`, which is `variant` (without a cache any variant will do)."""
+        if self.keys is None or self.cache is None:
+            image = variant.look(np.asarray(decode_image(self.images[index]["image"])))
+            return {"pixel_values": self.processor(images=image, return_tensors="pt")["pixel_values"][0]}
+        key = variant_key(self.keys[index], number)
+        if self.places is not None:
+            return {"image_places": torch.tensor(self.places[key])}
+        return {"image_embeddings": self.cache[key]}
+
+
+class PromptSamples(Dataset):
+    """Samples of supervised fine-tuning: an image with up to N of its objects, prompts drawn anew each epoch.
+
+    Args:
+        rows: a segmentation data set.
+        processor: the model's.
+        image_side, mask_side: sides of the encoder's square and of the logits' square.
+        cache: embeddings instead of pixels.
+        prompt_mix, box_jitter, prompts_per_image, target_resize, augment, variants, unprompted, seed: as in `SFTSettings`.
+        training: False draws no randomness: boxes as they are, the deepest points, the first kind of the mix.
+
+    A sample is `{"pixel_values" | "image_embeddings" | "image_places", "kind": str, "boxes": (n, 4), "points": (n, 2, 2),
+    "targets": (n, S, S) in [0, 1], "valid": (S, S) bool, "item": int}`, boxes and points in pixels of the encoder's square,
+    and with `unprompted` "unprompted": (S, S) in [0, 1], all of the image's objects of those kinds.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        processor: SamProcessor,
+        *,
+        image_side: int,
+        mask_side: int,
+        cache: EmbeddingCache | None = None,
+        prompt_mix: Mapping[str, float] = {"box": 1.0},
+        box_jitter: float = 0.0,
+        prompts_per_image: int = 1,
+        target_resize: str = "area",
+        augment: bool = False,
+        variants: int = 1,
+        unprompted: Sequence[str] = (),
+        seed: int = 0,
+        training: bool = True,
+    ) -> None:
+        self.unprompted = frozenset(unprompted)
+        self.objects = rows.select_columns(["objects"])
+        self.image_side, self.mask_side = image_side, mask_side
+        self.prompt_mix, self.box_jitter, self.target_resize = prompt_mix, box_jitter, target_resize
+        self.augment, self.seed, self.training = augment, seed, training
+        self.epoch = 0
+        counts = [len(self._prompted(row)) for row in self.objects]
+        self.index = [
+            (row, start, min(start + prompts_per_image, count))
+            for row, count in enumerate(counts)
+            for start in range(0, count, prompts_per_image)
+        ]
+        if not self.index:
+            raise UserError("data set: no row has an object to prompt; build it with defects, or choose another split")
+        self.source = ImageSource(rows, processor, cache, variants=variants)
+        self.names = rows.select_columns(["image_id"])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def image_id(self, item: int) -> str:
+        """The image that a sample shows."""
+        return self.names[self.index[item][0]]["image_id"]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Prompts are drawn per (seed, epoch, sample), so a resumed run draws the same."""
+        self.epoch = epoch
+
+    def _prompted(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        return [entry for entry in row["objects"] if entry["defect"] not in self.unprompted]
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row, start, stop = self.index[item]
+        objects = self.objects[row]
+        rng = np.random.default_rng([self.seed, self.epoch if self.training else 0, item])
+        kind = (
+            draw_kind(self.prompt_mix, rng)
+            if self.training
+            else max(self.prompt_mix, key=lambda one: self.prompt_mix[one])
+        )
+        number = int(rng.integers(self.source.variants)) if self.training and self.source.variants > 1 else 0
+        variant = self.source.variant(row, number)
+        if self.training and self.augment:
+            variant = Variant(int(rng.integers(4)), bool(rng.integers(2)))
+        masks = [
+            np.ascontiguousarray(variant.turn(decode_rle(entry["rle"])))
+            for entry in self._prompted(objects)[start:stop]
+        ]
+        size = masks[0].shape
+        boxes = np.stack([np.array(mask_box(mask), np.float32) for mask in masks])
+        points = np.zeros((len(masks), 2, 2), np.float32)
+        for index, mask in enumerate(masks):
+            if kind == "box" and self.training and self.box_jitter:
+                boxes[index] = jitter_box(boxes[index], size, rng, fraction=self.box_jitter)
+            elif kind != "box":
+                points[index, 0] = random_point(mask, rng) if self.training else interior_point(mask)
+                if kind == "point_pm":
+                    points[index, 1] = negative_point(mask, boxes[index])
+        targets = [mask_to_target(mask, self.mask_side, resize=self.target_resize)[0] for mask in masks]
+        unprompted = {}
+        if self.unprompted:
+            seen = np.zeros(size, bool)
+            for entry in objects["objects"]:
+                if entry["defect"] in self.unprompted:
+                    seen |= variant.turn(decode_rle(entry["rle"]))
+            seen_target = mask_to_target(seen, self.mask_side, resize=self.target_resize)[0]
+            unprompted = {"unprompted": torch.from_numpy(seen_target)}
+        return {
+            **self.source(row, number, variant),
+            **unprompted,
+            "kind": kind,
+            "boxes": torch.from_numpy(to_square(boxes, size, self.image_side)),
+            "points": torch.from_numpy(to_square(points, size, self.image_side)),
+            "targets": torch.from_numpy(np.stack(targets)),
+            "valid": torch.from_numpy(valid_region(size, self.mask_side)),
+            "item": item,
+        }
+
+
+class PreferenceSamples(Dataset):
+    """Samples of preference optimisation: an image, a box, and the masks that people ranked.
+
+    Pairs whose masks are the same on the logits' grid teach nothing; they are dropped, and `dropped` counts them.
+
+    A sample is `{"pixel_values" | "image_embeddings" | "image_places", "kind": "box", "boxes": (1, 4), "points": (1, 2, 2),
+    "chosen", "rejected", "truth": (S, S) in [0, 1], "has_truth": bool, "ranks": (3,) ascending,
+    "ranked_tokens": (3,) int64, "tokens_ranked": bool, "token": int, "valid": (S, S) bool, "item": int}`, and with
+    `rankings` "ranked": (3, S, S), best first.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        processor: SamProcessor,
+        *,
+        image_side: int,
+        mask_side: int,
+        cache: EmbeddingCache | None = None,
+        target_resize: str = "area",
+        rankings: bool = False,
+    ) -> None:
+        self.image_side, self.mask_side, self.target_resize = image_side, mask_side, target_resize
+        self.rankings = rankings
+        self.masks = rows.select_columns(["box", "chosen", "rejected", "truth", "candidates"])
+        self.index = [row for row in range(len(self.masks)) if self._differ(self.masks[row])]
+        self.dropped = len(self.masks) - len(self.index)
+        if not self.index:
+            raise UserError("preference data set: no pair has two different masks; rank candidates that differ")
+        self.source = ImageSource(rows, processor, cache)
+        self.names = rows.select_columns(["image_id"])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def image_id(self, item: int) -> str:
+        """The image that a sample shows."""
+        return self.names[self.index[item]]["image_id"]
+
+    def _differ(self, row: dict[str, Any]) -> bool:
+        chosen, rejected = (self._target(decode_mask(row[column])) for column in ("chosen", "rejected"))
+        return bool((chosen != rejected).any())
+
+    def _target(self, mask: np.ndarray) -> np.ndarray:
+        return mask_to_target(mask, self.mask_side, resize=self.target_resize)[0]
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row = self.masks[self.index[item]]
+        chosen, rejected = decode_mask(row["chosen"]), decode_mask(row["rejected"])
+        truth = decode_mask(row["truth"]) if row["truth"] is not None else np.zeros_like(chosen)
+        # Candidates are stored best first. Few objectives read all three masks, and decoding costs.
+        ranked = {}
+        if self.rankings:
+            masks = [self._target(decode_rle(candidate["rle"])) for candidate in row["candidates"]]
+            ranked = {"ranked": torch.from_numpy(np.stack(masks))}
+        tokens = [int(candidate["token"]) for candidate in row["candidates"]]
+        box = to_square(np.array([row["box"]], np.float32), chosen.shape, self.image_side)
+        return {
+            **self.source(self.index[item]),
+            "kind": "box",
+            "boxes": torch.from_numpy(box),
+            "points": torch.zeros(1, 2, 2),
+            "chosen": torch.from_numpy(self._target(chosen)),
+            "rejected": torch.from_numpy(self._target(rejected)),
+            "truth": torch.from_numpy(self._target(truth)),
+            "has_truth": row["truth"] is not None,
+            **ranked,
+            "ranks": torch.tensor([candidate["mean_rank"] for candidate in row["candidates"]], dtype=torch.float32),
+            "ranked_tokens": torch.tensor(tokens),
+            # A ranking speaks about the confidence of masks that each come from a token of their own.
+            "tokens_ranked": len(set(tokens)) == len(tokens) and 0 not in tokens,
+            "token": tokens[0],
+            "valid": torch.from_numpy(valid_region(chosen.shape, self.mask_side)),
+            "item": item,
+        }
+
+
+@dataclass
+class PromptCollator:
+    """Stacks samples; images with fewer prompts are padded with their first one, which `prompt_valid` leaves out.
+
+    >>> one = {"kind": "box", "boxes": torch.tensor([[0.0, 0, 2, 2]]), "points": torch.zeros(1, 2, 2),
+    ...        "targets": torch.ones(1, 2, 2), "valid": torch.ones(2, 2, dtype=torch.bool), "item": 7,
+    ...        "pixel_values": torch.zeros(3, 4, 4)}
+    >>> two = {**one, "boxes": torch.tensor([[0.0, 0, 2, 2], [1, 1, 2, 2]]), "points": torch.zeros(2, 2, 2),
+    ...        "targets": torch.ones(2, 2, 2)}
+    >>> batch = PromptCollator()([one, two])
+    >>> batch["boxes"].shape, batch["targets"].shape
+    (torch.Size([2, 2, 4]), torch.Size([2, 2, 2, 2]))
+    >>> batch["prompt_valid"]
+    tensor([[ True, False],
+            [ True,  True]])
+    """
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        most = max(len(sample["boxes"]) for sample in samples)
+
+        def padded(value: Tensor) -> Tensor:
+            return torch.cat([value, value[:1].expand(most - len(value), *value.shape[1:])])
+
+        batch = {
+            key: torch.stack([padded(sample[key]) for sample in samples]) for key in ("boxes", "points", "targets")
+        }
+        valid = [torch.arange(most) < len(sample["boxes"]) for sample in samples]
+        items = torch.tensor([sample["item"] for sample in samples])
+        if "unprompted" in samples[0]:
+            batch["unprompted"] = torch.stack([sample["unprompted"] for sample in samples])
+        return {**batch, **_images(samples), "prompt_valid": torch.stack(valid), "item": items}
+
+
+@dataclass
+class PreferenceCollator:
+    """Stacks preference samples, one prompt each.
+
+    >>> sample = {"kind": "box", "boxes": torch.zeros(1, 4), "points": torch.zeros(1, 2, 2), "chosen": torch.ones(2, 2),
+    ...           "rejected": torch.zeros(2, 2), "truth": torch.ones(2, 2), "has_truth": True, "ranked": torch.ones(3, 2, 2),
+    ...           "ranks": torch.tensor([1.0, 2.0, 3.0]), "ranked_tokens": torch.tensor([2, 1, 3]), "tokens_ranked": True,
+    ...           "token": 2, "item": 7, "valid": torch.ones(2, 2, dtype=torch.bool), "image_embeddings": torch.zeros(8, 2, 2)}
+    >>> batch = PreferenceCollator()([sample, sample])
+    >>> batch["chosen"].shape, batch["token"].tolist(), batch["prompt_valid"].tolist()
+    (torch.Size([2, 2, 2]), [2, 2], [[True], [True]])
+    """
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        stacked = ["boxes", "points", "chosen", "rejected", "truth", "ranks", "ranked_tokens"]
+        stacked += ["ranked"] if "ranked" in samples[0] else []
+        listed = ("has_truth", "tokens_ranked", "token", "item")
+        return {
+            **{key: torch.stack([sample[key] for sample in samples]) for key in stacked},
+            **{key: torch.tensor([sample[key] for sample in samples]) for key in listed},
+            **_images(samples),
+            "prompt_valid": torch.ones(len(samples), 1, dtype=torch.bool),
+        }
+
+
+def _images(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    image = next(key for key in ("image_places", "image_embeddings", "pixel_values") if key in samples[0])
+    return {
+        image: torch.stack([sample[image] for sample in samples]),
+        "kinds": [sample["kind"] for sample in samples],
+        "valid": torch.stack([sample["valid"] for sample in samples]),
+    }
