@@ -3,8 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Extras that a target needs; `make test` installs them all.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-# The pinned releases need Python 3.11; on 3.10 pip takes the newest that fit setup.cfg's ranges.
-CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
+CONSTRAINTS := -c constraints.txt
 
 .PHONY: quickstart test bench soak fuzz lint coverage setup clean
 
