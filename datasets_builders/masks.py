@@ -14,7 +14,7 @@ from datasets_builders.lookalikes import group_lookalikes
 from datasets_builders.photographs import image_files, mask_objects, path_inside, read_mask, read_photograph
 from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import encode_mask
+from visionsam_hf.data.masks import encode_mask
 
 METADATA = "metadata.jsonl"
 

@@ -5,7 +5,6 @@ import hashlib
 import io
 import shutil
 import tarfile
-import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.files import written_directory
 from visionsam_hf.data.schema import object_row
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -218,15 +218,11 @@ def unpack(archive: Path, target_root: Path) -> Path:
     target = target_root / f"{archive.name.split('.')[0]}-{version}"
     if target.is_dir():
         return target
-    target_root.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target_root))
     try:
-        _unpack_into(archive, work, max(ALWAYS_ALLOWED_BYTES, MAX_GROWTH * status.st_size))
-        work.rename(target)
+        with written_directory(target) as work:
+            _unpack_into(archive, work, max(ALWAYS_ALLOWED_BYTES, MAX_GROWTH * status.st_size))
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{archive}: the archive is damaged ({error}); download it again") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 

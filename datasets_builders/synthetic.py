@@ -13,7 +13,8 @@ from PIL import Image
 from datasets_builders.photographs import image_files, read_mask, read_photograph
 from datasets_builders.planned import SPLITS, Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import encode_mask, object_row
+from visionsam_hf.data.masks import encode_mask
+from visionsam_hf.data.schema import object_row
 
 if TYPE_CHECKING:
     from datasets_builders.world.painter import PaintSettings

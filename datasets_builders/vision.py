@@ -14,7 +14,7 @@ from datasets_builders.coco import CocoImage, object_rle, read_coco
 from datasets_builders.photographs import path_inside, read_photograph, unpack
 from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import encode_mask
+from visionsam_hf.data.masks import encode_mask
 
 CATEGORIES = (
     *("Cable", "Capacitor", "Casting", "Console", "Cylinder", "Electronics", "Groove"),

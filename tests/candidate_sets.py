@@ -7,7 +7,8 @@ from PIL import Image
 
 from visionsam_hf.data.data_card import data_card
 from visionsam_hf.data.dataset_directory import write_splits
-from visionsam_hf.data.schema import candidate_features, encode_mask, encode_rle, mask_box
+from visionsam_hf.data.masks import encode_mask, encode_rle, mask_box
+from visionsam_hf.data.schema import candidate_features
 
 CATEGORIES = ["plate", "ring"]
 

@@ -16,7 +16,8 @@ from PIL import Image
 from transformers import SamConfig, SamModel, SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from visionsam_hf.data.schema import encode_mask, encode_rle, object_row, preference_features, segmentation_features
+from visionsam_hf.data.masks import encode_mask, encode_rle
+from visionsam_hf.data.schema import object_row, preference_features, segmentation_features
 from visionsam_hf.models.initialisation import initialise
 
 SIDE = 64

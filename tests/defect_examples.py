@@ -5,7 +5,8 @@ from datasets import Dataset
 from PIL import Image
 
 from visionsam_hf.data.dataset_directory import write_splits
-from visionsam_hf.data.schema import decode_rle, encode_mask, object_row, segmentation_features
+from visionsam_hf.data.masks import decode_rle, encode_mask
+from visionsam_hf.data.schema import object_row, segmentation_features
 from visionsam_hf.inference.prediction import PromptResult
 
 CATEGORIES = ["cable", "lens", "screw"]

@@ -13,7 +13,8 @@ from transformers import PrinterCallback, SamModel, SamProcessor
 from studies.materials import RANKED, Fold, object_counts, share_labels
 from studies.plan import SFT, Cell, Objective
 from studies.scoring import score_model
-from visionsam_hf.data.schema import decode_mask, preference_features
+from visionsam_hf.data.masks import decode_mask
+from visionsam_hf.data.schema import preference_features
 from visionsam_hf.data.settings import build_settings
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.preferences.candidates import Diversity, generate_candidates

@@ -1,9 +1,7 @@
 """One small JSON file a run, named by what it depends on: a study that goes on does only what is missing."""
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from studies.materials import RANKED
 from studies.plan import Cell
 from studies.scoring import Scores
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.files import write_text
 
 # A prompt of a study: fold, seed, image, object.
 Prompt = tuple[str, int, str, int]
@@ -33,10 +32,7 @@ def result_path(directory: Path, fold: str, system: str, key: str, cell: Cell | 
 
 def write_result(path: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
     """Write a run's rounds at once, or not at all."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps({"rounds": list(rounds)}, allow_nan=False), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps({"rounds": list(rounds)}, allow_nan=False))
 
 
 def read_result(path: Path) -> list[dict[str, Any]]:

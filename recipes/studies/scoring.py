@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-from visionsam_hf.data.schema import decode_rle
+from visionsam_hf.data.masks import decode_rle, mask_iou
 from visionsam_hf.embeddings.cache import decode_image, image_hash
 from visionsam_hf.inference.baselines import BASELINES
 
@@ -51,13 +51,6 @@ class Scores:
         return cls([tuple(key) for key in values["keys"]], values["categories"], iou, scores.reshape(-1, 4))
 
 
-def mask_ious(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """IoU of (K, H, W) bool masks with one (H, W) truth, (K,); two empty masks score 1."""
-    overlap = np.count_nonzero(masks & truth, axis=(1, 2))
-    union = np.count_nonzero(masks | truth, axis=(1, 2))
-    return np.where(union > 0, overlap / np.maximum(union, 1), 1.0)
-
-
 def score_model(
     model: "SamModel", processor: "SamProcessor", rows: datasets.Dataset, cache: "EmbeddingCache"
 ) -> Scores:
@@ -68,7 +61,7 @@ def score_model(
     for result in iterate_predictions(model, processor, rows, cache=cache):
         keys.append((result.image_id, result.object_index))
         categories.append(result.category)
-        iou.append(mask_ious(result.masks, result.truth))
+        iou.append([mask_iou(mask, result.truth) for mask in result.masks])
         scores.append(result.scores)
     return Scores(keys, categories, np.array(iou).reshape(-1, 4), np.array(scores).reshape(-1, 4))
 
@@ -87,7 +80,7 @@ def score_baseline(name: str, rows: datasets.Dataset, known: dict[tuple, float])
             prompt = (name, content, index)
             if prompt not in known:
                 mask = BASELINES[name](image, tuple(entry["box"]))
-                known[prompt] = float(mask_ious(mask[None], decode_rle(entry["rle"]))[0])
+                known[prompt] = mask_iou(mask, decode_rle(entry["rle"]))
             keys.append((row["image_id"], index))
             categories.append(names[row["category"]])
             iou.append(np.repeat(known[prompt], 4))

@@ -154,7 +154,7 @@ def test_panes_do_not_tell_which_candidate_they_show(make_store):
 
 
 def test_regions_are_stored_as_run_lengths_by_candidate(make_store):
-    from visionsam_hf.data.schema import decode_rle
+    from visionsam_hf.data.masks import decode_rle
 
     store, _ = make_store(1)
     ann = person(store, "ann")

@@ -9,7 +9,7 @@ from tests.candidate_sets import write_candidate_set
 from visionsam_hf.cli.annotate import OracleSettings, run_oracle
 from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_mask
+from visionsam_hf.data.masks import decode_mask
 from visionsam_hf.data.settings import build_settings
 
 

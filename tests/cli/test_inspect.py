@@ -11,14 +11,8 @@ from visionsam_hf.data.data_card import data_card
 from visionsam_hf.data.dataset_directory import write_splits
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.inspection import size_names, summarise
-from visionsam_hf.data.schema import (
-    candidate_features,
-    encode_mask,
-    encode_rle,
-    object_row,
-    preference_features,
-    segmentation_features,
-)
+from visionsam_hf.data.masks import encode_mask, encode_rle
+from visionsam_hf.data.schema import candidate_features, object_row, preference_features, segmentation_features
 
 NAMES = ["ring", "screw & <nut>"]
 

@@ -11,7 +11,8 @@ from visionsam_hf.cli.report import ReportSettings, run  # noqa: E402
 from visionsam_hf.cli.run import is_done  # noqa: E402
 from visionsam_hf.data.dataset_directory import load_split, write_splits  # noqa: E402
 from visionsam_hf.data.errors import UserError  # noqa: E402
-from visionsam_hf.data.schema import candidate_features, decode_rle, encode_mask, encode_rle, preference_features
+from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle
+from visionsam_hf.data.schema import candidate_features, preference_features
 from visionsam_hf.data.settings import build_settings  # noqa: E402
 from visionsam_hf.evaluation.evaluator import score_dataset, summarise  # noqa: E402
 from visionsam_hf.evaluation.per_sample import FILE, read_columns, write_groups  # noqa: E402

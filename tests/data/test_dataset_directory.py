@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from visionsam_hf.data.data_card import data_card, split_front
+from visionsam_hf.data.data_card import data_card, split_front, with_front
 from visionsam_hf.data.dataset_directory import load_split, rows_of, split_names, write_splits
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_mask, decode_rle, encode_mask, object_row, segmentation_features
+from visionsam_hf.data.masks import decode_mask, decode_rle, encode_mask
+from visionsam_hf.data.schema import object_row, segmentation_features
 
 CARD = data_card("segmentation", title="Two squares", summary="For tests.")
 FEATURES = segmentation_features(["cable", "wood"])
@@ -137,7 +138,7 @@ def test_missing_empty_and_damaged_directories(tmp_path, directory):
         load_split(tmp_path / "bare", "train", kind="segmentation")
     file = directory / "data/train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match="split 'train' cannot be read"):
+    with pytest.raises(UserError, match="split 'train': cannot be read"):
         load_split(directory, "train", kind="segmentation")
 
 
@@ -147,3 +148,49 @@ def test_an_empty_split_is_an_error(tmp_path, streaming):
     pq.write_table(FEATURES.arrow_schema.empty_table(), tmp_path / "data/train-00000-of-00001.parquet")
     with pytest.raises(UserError, match="split 'train' is empty"):
         load_split(tmp_path, "train", kind="segmentation", streaming=streaming)
+
+
+def test_plain_load_dataset_reads_what_is_on_disk_now(tmp_path):
+    """In one cache: other rows under the same name, in the same place or in another, with the same sizes or not."""
+
+    def reds(directory: Path) -> list[int]:
+        loaded = datasets.load_dataset(str(directory), cache_dir=str(tmp_path / "cache"))
+        return [int(np.asarray(row["image"])[0, 0, 0]) for row in loaded["train"]]
+
+    def write(directory: Path, values: list[int]) -> None:
+        rows = [square_row(0) | {"image": Image.new("RGB", (16, 12), (value, 0, 0))} for value in values]
+        write_splits(directory, {"train": rows}, FEATURES, card=CARD)
+
+    first, second = tmp_path / "a/squares", tmp_path / "b/squares"
+    for directory, values in ((first, [10, 20]), (first, [11, 21]), (first, [5, 6, 7]), (second, [12, 22])):
+        write(directory, values)
+        assert reds(directory) == values
+    assert reds(first) == [5, 6, 7]
+
+
+def test_the_card_knows_the_sizes(directory):
+    info = split_front((directory / "README.md").read_text(encoding="utf-8"))[0]["dataset_info"]
+    assert [(split["name"], split["num_examples"]) for split in info["splits"]] == [("train", 5), ("test", 1)]
+    assert info["download_size"] == sum(path.stat().st_size for path in (directory / "data").iterdir())
+    assert info["dataset_size"] == sum(split["num_bytes"] for split in info["splits"]) > 0
+    loaded = datasets.load_dataset(str(directory))
+    assert {name: len(rows) for name, rows in loaded.items()} == {"train": 5, "test": 1}
+    for split in info["splits"]:  # what `datasets` measures itself, but for the ends of its buffers
+        assert split["num_bytes"] == pytest.approx(loaded[split["name"]].data.nbytes, rel=0.02)
+
+
+def test_front_matter_comes_back(directory):
+    text = (directory / "README.md").read_text(encoding="utf-8")
+    front, body = split_front(text)
+    assert with_front(front, body) == text and body.startswith("# Two squares")
+    assert split_front("no front matter") == ({}, "no front matter")
+
+
+def test_a_failed_split_leaves_nothing(tmp_path):
+    def rows():
+        yield square_row(0)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_splits(tmp_path, {"train": rows()}, FEATURES, card=CARD)
+    assert list((tmp_path / "data").iterdir()) == []

@@ -11,7 +11,7 @@ from PIL import Image
 from datasets_builders.masks import MaskFolder
 from datasets_builders.photographs import mask_objects
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_mask, decode_rle
+from visionsam_hf.data.masks import decode_mask, decode_rle
 
 
 def save_image(path: Path, *, size: tuple[int, int] = (20, 16), value: int = 90) -> None:

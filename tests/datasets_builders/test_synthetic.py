@@ -6,7 +6,7 @@ from PIL import Image
 
 from datasets_builders.synthetic import Synthetic, good_photographs
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_mask, decode_rle
+from visionsam_hf.data.masks import decode_mask, decode_rle
 
 
 def build(cache, *, num_proc=1, **settings):

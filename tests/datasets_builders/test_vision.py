@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from datasets_builders.vision import ANNOTATIONS, Vision
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_mask, decode_rle
+from visionsam_hf.data.masks import decode_mask, decode_rle
 
 WIDTH, HEIGHT = 40, 30
 SQUARE = [5, 6, 15, 6, 15, 16, 5, 16]

@@ -7,7 +7,7 @@ import pytest
 from defect_examples import disc, discs, predict
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_rle
+from visionsam_hf.data.masks import decode_rle
 from visionsam_hf.evaluation.evaluator import prompt_cases, score_dataset, selected_tokens, summarise, take_token
 from visionsam_hf.evaluation.per_sample import (
     SCHEMA,

@@ -9,7 +9,8 @@ from conftest import CATEGORIES, segmentation_rows, tiny_config, tiny_processor
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.data_card import data_card
 from visionsam_hf.data.dataset_directory import write_preferences, write_splits
-from visionsam_hf.data.schema import decode_rle, encode_mask, encode_rle, segmentation_features
+from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle
+from visionsam_hf.data.schema import segmentation_features
 from visionsam_hf.models.initialisation import initialise
 
 

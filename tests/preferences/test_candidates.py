@@ -3,7 +3,7 @@ import pytest
 from conftest import disc
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_rle
+from visionsam_hf.data.masks import decode_rle
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.inference.baselines import fill_box, fill_ellipse, grabcut
 from visionsam_hf.inference.prediction import iterate_predictions
@@ -14,8 +14,6 @@ from visionsam_hf.preferences.candidates import (
     Diversity,
     choose_three,
     generate_candidates,
-    mask_iou,
-    pairwise_iou,
 )
 
 
@@ -120,14 +118,6 @@ def test_garbage_only_when_nothing_else_differs():
     pool = [candidate(single)] * 3 + [candidate(np.zeros((40, 40), bool))]
     kept = choose_three(pool, single)
     assert any(not entry.mask.any() for entry in kept) and kept[0].mask.any()
-
-
-def test_pairwise_iou_by_hand():
-    masks = np.zeros((3, 2, 2), bool)
-    masks[0, 0] = True
-    masks[1, 0, 0] = True
-    np.testing.assert_allclose(pairwise_iou(masks), [[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]])
-    assert mask_iou(masks[2], masks[2]) == 1.0
 
 
 def test_diversity_by_hand():

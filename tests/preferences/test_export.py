@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from visionsam_hf.data.schema import decode_mask, encode_mask, encode_rle, preference_features
+from visionsam_hf.data.masks import decode_mask, encode_mask, encode_rle
+from visionsam_hf.data.schema import preference_features
 from visionsam_hf.preferences.preference_rows import candidate_masks, preference_row
 from visionsam_hf.preferences.rankings import Annotation
 from visionsam_hf.preferences.rubric import criteria_table

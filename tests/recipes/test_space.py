@@ -13,7 +13,7 @@ import yaml
 from conftest import disc, photograph
 from transformers import SamModel, SamProcessor
 
-from visionsam_hf.data.schema import encode_rle
+from visionsam_hf.data.masks import encode_rle
 from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric, mask_counts
 
 SPACE = Path(__file__).resolve().parents[2] / "recipes" / "space"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from studies.plan import Cell
 from studies.results import Results, read_result, result_path, write_result
-from studies.scoring import Scores, mask_ious
+from studies.scoring import Scores
 from studies.summary import summarise
 from studies.tables import all_tables
 
@@ -120,10 +120,3 @@ def test_a_damaged_result_is_named(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UserError, match="run.json: is damaged"):
         read_result(tmp_path / "run.json")
-
-
-def test_iou_of_several_masks():
-    truth = np.array([[True, True], [False, False]])
-    masks = np.array([truth, ~truth, [[True, False], [False, False]]])
-    assert mask_ious(masks, truth).tolist() == [1.0, 0.0, 0.5]
-    assert mask_ious(np.zeros((1, 2, 2), bool), np.zeros((2, 2), bool)).tolist() == [1.0]

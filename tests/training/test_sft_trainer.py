@@ -11,7 +11,8 @@ from transformers import SamModel
 
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_mask, object_row, segmentation_features
+from visionsam_hf.data.masks import decode_mask
+from visionsam_hf.data.schema import object_row, segmentation_features
 from visionsam_hf.training.losses import mask_bce
 from visionsam_hf.training.samples import PromptCollator, PromptSamples
 from visionsam_hf.training.sft_trainer import embedding_views, read_embeddings

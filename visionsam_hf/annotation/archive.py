@@ -1,7 +1,6 @@
 """Copies of a store: SQLite's own backup while people work, and a JSON-lines dump that any database reads back."""
 
 import json
-import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from visionsam_hf.annotation.tables import VERSION, answer, metadata, project, reading, rebuild, writing
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.files import written_file
 
 _BATCH = 500
 
@@ -24,31 +24,30 @@ def backup(engine: Engine, target: Path) -> None:
         raise UserError("backup: copies SQLite stores; use 'visionsam annotate dump', or your database's own backup")
     if target.exists():
         raise UserError(f"{target}: exists already; give the name of a new file")
-    partial = target.with_name(target.name + ".partial")
     try:
-        partial.unlink(missing_ok=True)
-        with sqlite3.connect(engine.url.database) as source, sqlite3.connect(partial) as copy:
-            source.backup(copy)
-        problem = copy.execute("PRAGMA integrity_check").fetchone()[0]
-        copy.close()
-        source.close()
-        if problem != "ok":
-            raise UserError(f"{engine.url.database}: is damaged ({problem}); restore an earlier backup")
-        os.replace(partial, target)
+        with written_file(target) as unfinished:
+            with sqlite3.connect(engine.url.database) as source, sqlite3.connect(unfinished) as copy:
+                source.backup(copy)
+            problem = copy.execute("PRAGMA integrity_check").fetchone()[0]
+            copy.close()
+            source.close()
+            if problem != "ok":
+                raise UserError(f"{engine.url.database}: is damaged ({problem}); restore an earlier backup")
     except (OSError, sqlite3.Error) as error:
         raise UserError(f"{target}: cannot be written ({error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def dump(engine: Engine, target: Path) -> int:
     """Write every row but the projection as JSON lines; returns how many."""
     if target.exists():
         raise UserError(f"{target}: exists already; give the name of a new file")
-    partial = target.with_name(target.name + ".partial")
     lines = 0
     try:
-        with partial.open("w", encoding="utf-8") as file, reading(engine) as connection:
+        with (
+            written_file(target) as unfinished,
+            unfinished.open("w", encoding="utf-8") as file,
+            reading(engine) as connection,
+        ):
             file.write(json.dumps({"visionsam_annotation_store": VERSION}) + "\n")
             for table in metadata.sorted_tables:
                 if table is answer:
@@ -58,7 +57,6 @@ def dump(engine: Engine, target: Path) -> int:
                     lines += 1
             # So that a file cut short at a line's end is not taken for a whole one.
             file.write(json.dumps({"rows": lines}) + "\n")
-        os.replace(partial, target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None
     return lines

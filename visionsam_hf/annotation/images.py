@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from visionsam_hf.data.schema import mask_box
+from visionsam_hf.data.masks import mask_box
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
 from visionsam_hf.preferences.rubric import criteria_table
 

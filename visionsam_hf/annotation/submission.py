@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from visionsam_hf.data.schema import encode_rle
+from visionsam_hf.data.masks import encode_rle
 from visionsam_hf.preferences.rankings import dense, is_ranking
 from visionsam_hf.preferences.rubric import CRITERIA
 

@@ -7,6 +7,7 @@ from typing import Any
 from visionsam_hf.cli.annotate_copies import CopySettings, require_extra, run_backup, run_dump, run_restore
 from visionsam_hf.cli.run import stage_run
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.files import write_text
 from visionsam_hf.data.settings import setting
 
 
@@ -225,8 +226,8 @@ def run_stats(settings: StatsSettings) -> None:
     figures, page = _statistics(settings)
     directory = Path(settings.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / "agreement.json", json.dumps(figures, indent=2) + "\n")
-    _write(directory / "agreement.html", page)
+    write_text(directory / "agreement.json", json.dumps(figures, indent=2) + "\n")
+    write_text(directory / "agreement.html", page)
     for kind, of in figures.items():
         if of["rankings"]:
             print(f"{kind}: {of['rankings']} rankings of {of['tasks']} tasks, alpha {of['alpha']}, tau {of['tau']}")
@@ -275,7 +276,7 @@ def run_export(settings: ExportSettings) -> None:
                 f"{_without_password(settings.store)}: holds no pair ranked by '{settings.kind}' annotators with at least "
                 f"{settings.min_votes} votes; rank first, or lower min_votes"
             )
-        _write(run.directory / "agreement.html", page)
+        write_text(run.directory / "agreement.html", page)
         exporter.write_regions(run.directory / "regions.jsonl")
         run.results.update(exporter.results() | {"statistics": figures[settings.kind]})
 
@@ -349,12 +350,6 @@ def _open_store(settings: Any) -> tuple[Any, Any, dict[str, Any]]:
             f"{name}: is not the candidate set that was ranked ({known.candidates}); give that one as candidates"
         )
     return engine, known, _load_candidates(name, [])
-
-
-def _write(path: Any, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _without_password(store: str) -> str:

@@ -74,7 +74,7 @@ def _measured(train: IterableDataset) -> Iterator[Scored]:
     import numpy as np
 
     from visionsam_hf.data.curation import measure
-    from visionsam_hf.data.schema import decode_mask
+    from visionsam_hf.data.masks import decode_mask
 
     names = train.features["category"].names
     for row in train:
@@ -124,8 +124,8 @@ def _card(settings: CurateSettings, images: list[Scored]) -> str:
 
 def _draw_sheet(train: IterableDataset, images: list[Scored], seed: int) -> Any:
     from visionsam_hf.data.curation import choose_for_sheet, draw_sheet
+    from visionsam_hf.data.masks import decode_mask
     from visionsam_hf.data.overlays import TRUTH, Overlay, thumbnail
-    from visionsam_hf.data.schema import decode_mask
 
     shown = choose_for_sheet(images, seed=seed)
     wanted = {image.image_id for image in shown}

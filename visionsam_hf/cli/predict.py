@@ -86,7 +86,7 @@ def _write_one(segmenter: "_Segmenter", asked: "Asked", categories: dict[str, in
 
     import numpy as np
 
-    from visionsam_hf.data.schema import encode_mask
+    from visionsam_hf.data.masks import encode_mask
     from visionsam_hf.inference.prediction_files import PredictionWriter, prompt_words
 
     prompt, image = asked.prompts[0][0], _photograph(asked.path)

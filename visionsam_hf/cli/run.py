@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from visionsam_hf.data import read_errors, write_errors
-from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.errors import UserError, writing_error
 from visionsam_hf.data.records import RECORD, _content_hash, fingerprint, read_record
 from visionsam_hf.data.settings import as_plain, input_paths
 
@@ -119,7 +118,7 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
                 (work / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         except BaseException as error:
             # Asked before the half-written files go and give their space back.
-            told = write_errors.explain(error, work) or read_errors.explain(error, inputs)
+            told = writing_error(error, work)
             if is_main_process() and not resumable:
                 shutil.rmtree(work, ignore_errors=True)
             if told is not None:

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-from datasets import Features
+from datasets import DatasetInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import CardData, RepoCard
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 _SPLITS = "<!-- splits -->"
 _SPLIT_MEANING = {
@@ -17,7 +19,6 @@ _SPLIT_MEANING = {
 _KINDS = {
     "segmentation": (
         "One row an image.",
-        ["image-segmentation", "mask-generation"],
         [
             ("image", "the photograph, upright"),
             ("mask", "1-bit image of the same size: the union of the objects below"),
@@ -30,7 +31,6 @@ _KINDS = {
     ),
     "candidates": (
         "One row a prompt (a box on an image), with the candidate masks that a model proposed for it.",
-        ["image-segmentation", "mask-generation"],
         [
             ("image, image_id, category", "as in the segmentation data set"),
             ("box", "the prompt: [x1, y1, x2, y2) in pixels"),
@@ -41,7 +41,6 @@ _KINDS = {
     ),
     "preference": (
         "One row a prompt, with the mask that annotators chose and the one they rejected.",
-        ["image-segmentation", "mask-generation"],
         [
             ("image, image_id, category", "as in the segmentation data set"),
             ("box, object_index", "the prompt: [x1, y1, x2, y2) in pixels, and the object it is about"),
@@ -74,11 +73,11 @@ def data_card(
         creators: the Hub's `annotations_creators`: machine-generated, expert-generated, crowdsourced, found.
         sections: Markdown bodies by heading, in order: provenance, settings, known errors, citation, ...
     """
-    row_is, tasks, columns = _KINDS[kind]
+    row_is, columns = _KINDS[kind]
     front = {
         "license": license,
         "pretty_name": title,
-        "task_categories": tasks,
+        "task_categories": ["image-segmentation", "mask-generation"],
         "annotations_creators": list(creators),
         "tags": ["defect-segmentation", "visionsam", kind],
     }
@@ -95,38 +94,37 @@ def data_card(
     return with_front(front, "\n\n".join(parts) + "\n")
 
 
-def complete_data_card(card: str, features: Features, rows: Mapping[str, int]) -> str:
-    """A card with the splits' files, columns and row counts in its YAML front matter and its table of splits.
+def complete_data_card(card: str, info: DatasetInfo) -> str:
+    """A card with the splits' files, columns, sizes and row counts in its YAML front matter and its table of splits.
 
     Args:
         card: from `data_card`, or any Markdown with or without front matter.
-        features: the columns.
-        rows: rows per split that was written, in order.
+        info: columns and splits of what was written, and as `description` something that changes with the content.
     """
     front, body = split_front(card)
-    front["size_categories"] = [_size_category(sum(rows.values()))]
-    files = [{"split": name, "path": f"data/{name}-*"} for name in rows]
+    front["size_categories"] = [_size_category(info.splits.total_num_examples if info.splits else 0)]
+    files = [{"split": name, "path": f"data/{name}-*"} for name in info.splits]
     front["configs"] = [{"config_name": "default", "data_files": files}]
-    front["dataset_info"] = {"features": features._to_yaml_list()}
+    DatasetInfosDict(default=info).to_dataset_card_data(front)
+    front["dataset_info"]["description"] = info.description
     table = markdown_table(
         ("split", "rows", "for"),
-        [(f"`{name}`", f"{count:,}", _SPLIT_MEANING.get(name, "")) for name, count in rows.items()],
+        [(f"`{name}`", f"{of.num_examples:,}", _SPLIT_MEANING.get(name, "")) for name, of in info.splits.items()],
     )
     return with_front(front, body.replace(_SPLITS, table))
 
 
 def split_front(card: str) -> tuple[dict[str, Any], str]:
     """The YAML front matter of a card as a dict ({} without one), and the Markdown after it."""
-    if not card.startswith("---\n"):
+    if not REGEX_YAML_BLOCK.match(card):
         return {}, card
-    head, _, body = card[4:].partition("\n---\n")
-    return yaml.safe_load(head) or {}, body.lstrip("\n")
+    parsed = RepoCard(card)
+    return parsed.data.to_dict(), parsed.text.lstrip("\n")
 
 
 def with_front(front: dict[str, Any], body: str) -> str:
     """A card from its front matter and the Markdown after it."""
-    head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120)
-    return f"---\n{head}---\n\n{body}"
+    return f"---\n{CardData(**front).to_yaml()}\n---\n\n{body}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -7,21 +7,29 @@
         └── heldout-00000-of-00001.parquet
 """
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Image, IterableDataset, get_dataset_split_names, load_dataset
+from datasets import Dataset, DatasetInfo, Features, Image, IterableDataset, get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetNotFoundError
+from datasets.splits import SplitDict, SplitInfo
+from datasets.table import table_cast
 
-from visionsam_hf.data.checks import checked_preferences
 from visionsam_hf.data.data_card import complete_data_card
-from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.records import looks_local
-from visionsam_hf.data.schema import candidate_features, preference_features, segmentation_features
+from visionsam_hf.data.errors import UserError, decoding
+from visionsam_hf.data.files import unfinished, write_text
+from visionsam_hf.data.records import fingerprint, looks_local
+from visionsam_hf.data.schema import (
+    candidate_features,
+    checked_preferences,
+    preference_features,
+    segmentation_features,
+)
 
 SCHEMAS = {"segmentation": segmentation_features, "candidates": candidate_features, "preference": preference_features}
 # The Hub's viewer reads whole row groups, and so does whoever streams the first row.
@@ -29,6 +37,8 @@ ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 32 << 20
 SHARD_BYTES = 500 << 20
 
+# Kept in each file: the size of its rows in memory, which the Hub calls a split's size and Parquet does not know.
+_ARROW_BYTES = b"arrow_bytes"
 _SHARD_NAME = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")
 
 
@@ -56,13 +66,14 @@ def load_split(
         split: train, validation, test or heldout.
         kind: "segmentation", "candidates" or "preference": the schema (visionsam_hf/data/schema.py) it must follow.
         streaming: read rows as they are asked for; nothing is copied to the cache. The rows of preferences are then
-            not checked in advance: pass them through `visionsam_hf.data.checks.checked_preferences`.
+            not checked in advance: pass them through `visionsam_hf.data.schema.checked_preferences`.
 
     Raises:
         UserError: no such directory or Hub data set, no such split, an empty split, a missing column, a preference
-            row that means nothing.
+            row that means nothing, damage; also later, when a row is read and its image cannot be decoded.
     """
     name = str(name_or_path)
+    where = f"{name}: split '{split}'"
     if looks_local(name):
         dataset = _load_local(Path(name), split, streaming)
     else:
@@ -71,14 +82,35 @@ def load_split(
         except DatasetNotFoundError as error:
             raise _not_on_hub(name, error) from None
         except ValueError as error:
-            raise UserError(f"{name}: split '{split}' cannot be read ({error})") from None
+            raise UserError(f"{where}: cannot be read ({error}); choose a split of the data set") from None
     _check_columns(dataset, name, kind)
     if kind == "preference" and not streaming:
         for _ in checked_preferences(rows_of(dataset), f"{name}, split {split}"):
             pass
-    if not streaming and len(dataset) == 0:
-        raise _empty(name, split)
+    if not streaming:
+        if len(dataset) == 0:
+            raise _empty(name, split)
+        with decoding(where):
+            dataset.data.validate(full=True)  # of words, that they are UTF-8; pixels are not looked at
+    for column, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset.info.features[column] = StoredImage(where, feature)
     return dataset
+
+
+class StoredImage(Image):
+    """`datasets.Image` that says where the bytes lie that it cannot decode; stored and compared like the one it copies."""
+
+    def __init__(self, where: str, like: Image) -> None:
+        super().__init__(mode=like.mode, decode=like.decode)
+        self.where = where
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and (self.mode, self.decode) == (other.mode, other.decode)
+
+    def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
+        with decoding(f"{self.where}: image '{value.get('path') or ''}'" if isinstance(value, dict) else self.where):
+            return super().decode_example(value, token_per_repo_id=token_per_repo_id)
 
 
 def _empty(name: str | Path, split: str) -> UserError:
@@ -102,17 +134,39 @@ def _load_local(directory: Path, split: str, streaming: bool) -> Dataset | Itera
         )
     if split not in splits:
         raise UserError(f"{directory}: has no split '{split}'; it has {', '.join(splits)}")
-    try:
-        # Not load_dataset(directory): the card may be edited or missing, the files speak for themselves.
-        files = sorted(map(str, (directory / "data").glob(f"{split}-?????-of-?????.parquet")))
-        if sum(pq.read_metadata(file).num_rows for file in files) == 0:
-            raise _empty(directory, split)
-        return load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming)
-    except UserError:
-        raise
-    except Exception as error:
-        reason = error.__cause__ or error
-        raise UserError(f"{directory}: split '{split}' cannot be read ({reason}); build the data set again") from error
+    # Not load_dataset(directory): the card may be edited or missing, the files speak for themselves.
+    files = list(map(str, split_files(directory, split)))
+    where = f"{directory}: split '{split}'"
+    with decoding(where):
+        count = sum(pq.read_metadata(file).num_rows for file in files)
+        features = Features.from_arrow_schema(pq.read_schema(files[0]))
+    if count == 0:
+        raise _empty(directory, split)
+    if streaming:
+        return IterableDataset.from_generator(
+            _stored_rows, features=features, gen_kwargs={"files": files, "where": where, "schema": features.arrow_schema}
+        )
+    with decoding(where):
+        return load_dataset("parquet", data_files={split: files}, split=split)
+
+
+def split_files(directory: str | Path, split: str) -> list[Path]:
+    """The Parquet files of a split, in order."""
+    return sorted(Path(directory).glob(f"data/{split}-?????-of-?????.parquet"))
+
+
+def _stored_rows(files: Sequence[str], where: str, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """Rows as stored, a hundred in memory at a time."""
+    for name in files:
+        with pq.ParquetFile(name) as file:
+            batches = file.iter_batches(batch_size=ROW_GROUP_ROWS)
+            while True:
+                with decoding(where):
+                    batch = next(batches, None)
+                    if batch is None:
+                        break
+                    rows = table_cast(pa.Table.from_batches([batch]), schema).to_pylist()
+                yield from rows
 
 
 def _check_columns(dataset: Dataset | IterableDataset, name: str, kind: str) -> None:
@@ -166,16 +220,30 @@ def write_preferences(
 
 
 def write_card(directory: str | Path, card: str, features: Features, rows: Mapping[str, int]) -> None:
-    """Write `README.md` from a card's text, completed by what was written: columns, files and rows per split."""
-    text = complete_data_card(card, features, {name: count for name, count in rows.items() if count})
-    (Path(directory) / "README.md").write_text(text, encoding="utf-8")
+    """Write `README.md` from a card's text, completed by what was written: columns, files, sizes and rows per split.
+
+    `load_dataset(DIRECTORY)` knows a directory by its last name and its card's YAML, not by its rows. So the YAML holds
+    a hash of the files: without it, a rebuilt directory's rows would be those in the cache.
+    """
+    splits = SplitDict()
+    files = {name: split_files(directory, name) for name, count in rows.items() if count}
+    for name, of in files.items():
+        size = sum(int(pq.read_metadata(file).metadata[_ARROW_BYTES]) for file in of)
+        splits.add(SplitInfo(name, num_bytes=size, num_examples=rows[name]))
+    info = DatasetInfo(
+        description=f"content {fingerprint(Path(directory) / 'data')}",
+        features=features,
+        splits=splits,
+        download_size=sum(file.stat().st_size for of in files.values() for file in of),
+        dataset_size=sum(of.num_bytes for of in splits.values()),
+    )
+    write_text(Path(directory) / "README.md", complete_data_card(card, info))
 
 
 def _write_split(directory: Path, split: str, rows: Iterable[dict[str, Any]], features: Features) -> int:
-    shards = _Shards(directory, split, features)
     batch: list[dict[str, Any]] = []
     batch_bytes = 0
-    try:
+    with _Shards(directory, split, features) as shards:
         for row in rows:
             encoded = {name: _embedded(value) for name, value in features.encode_example(row).items()}
             batch.append(encoded)
@@ -185,9 +253,7 @@ def _write_split(directory: Path, split: str, rows: Iterable[dict[str, Any]], fe
                 batch, batch_bytes = [], 0
         if batch:
             shards.write(batch, batch_bytes)
-    finally:
-        shards.close()
-    shards.rename()
+        shards.rename()
     return shards.rows
 
 
@@ -199,26 +265,39 @@ class _Shards:
         self.files: list[Path] = []
         self.rows = 0
         self._writer: pq.ParquetWriter | None = None
-        self._bytes = 0
+        self._bytes = self._arrow_bytes = 0
+        self._unfinished = contextlib.ExitStack()
+
+    def __enter__(self) -> "_Shards":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        with self._unfinished:
+            self.close()
 
     def write(self, batch: list[dict[str, Any]], size: int) -> None:
         if self._writer is not None and self._bytes + size > SHARD_BYTES:
             self.close()
         if self._writer is None:
-            self.files.append(self.directory / f"{self.split}-{len(self.files):05d}.writing")
+            path = self.directory / f"{self.split}-{len(self.files):05d}"
+            self.files.append(self._unfinished.enter_context(unfinished(path)))
             # Images are compressed already: a page index serves row lookup, dictionaries of them only cost memory.
             self._writer = pq.ParquetWriter(self.files[-1], self.schema, write_page_index=True, compression="snappy")
-            self._bytes = 0
-        self._writer.write_table(pa.Table.from_pylist(batch, schema=self.schema), row_group_size=len(batch))
+            self._bytes = self._arrow_bytes = 0
+        table = pa.Table.from_pylist(batch, schema=self.schema)
+        self._writer.write_table(table, row_group_size=len(batch))
         self.rows += len(batch)
         self._bytes += size
+        self._arrow_bytes += table.nbytes
 
     def close(self) -> None:
         if self._writer is not None:
+            self._writer.add_key_value_metadata({_ARROW_BYTES: str(self._arrow_bytes)})
             self._writer.close()
             self._writer = None
 
     def rename(self) -> None:
+        self.close()
         for place, file in enumerate(self.files):
             file.rename(self.directory / f"{self.split}-{place:05d}-of-{len(self.files):05d}.parquet")
 

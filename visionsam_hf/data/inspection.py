@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment
 from PIL import Image
 
+from visionsam_hf.data.masks import decode_mask, decode_rle
 from visionsam_hf.data.overlays import CHOSEN, REJECTED, TRUTH, Overlay, close_up, thumbnail
-from visionsam_hf.data.schema import decode_mask, decode_rle
 
 # Upper edges of the size classes, as shares of the image's area.
 SIZE_CLASSES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

@@ -1,66 +1,21 @@
-"""The columns of the three kinds of data set, and how masks are stored in them.
+"""The columns of the three kinds of data set, and whether the rows of a preference data set mean something.
 
-Primary, chosen and rejected masks are 1-bit PNGs that people can look at; instances and candidates are COCO
-run-length codes, which are smaller and as fast to decode.
+A schema says that a column holds an image; only its rows say whether the masks are of that image's size, whether the
+ranking ranks the candidates that are there, and whether anything was preferred at all.
 """
 
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import datasets
 import numpy as np
-from datasets import ClassLabel, Features, Image, List, Value
-from PIL import Image as PILImage
-from pycocotools import mask as coco_mask
+from datasets import ClassLabel, Features, List, Value
+from PIL import Image, UnidentifiedImageError
 
 from visionsam_hf.data.errors import UserError
-
-# Above any photograph; a mask of this many pixels takes as many bytes.
-MAX_PIXELS = 1 << 28
-_LONGEST_VALUE = 8  # characters of five bits
-
-
-def check_code(size: list[int], counts: str) -> None:
-    """Raise `UserError` unless a COCO compressed code covers exactly the (height, width) pixels of its mask."""
-    problem = _problem(list(size), counts)
-    if problem:
-        raise UserError(f"run-length code of a mask of {list(size)} pixels: {problem}; make the data set again")
-
-
-def _problem(size: list[int], counts: str) -> str:
-    if len(size) != 2 or min(size) < 1:
-        return "its size is not (height, width)"
-    pixels = int(size[0]) * int(size[1])
-    if pixels > MAX_PIXELS:
-        return f"more than {MAX_PIXELS:,} pixels"
-    runs = _runs(counts)
-    if runs is None:
-        return "is damaged"
-    covered = int(runs.sum())
-    return "" if covered == pixels and runs.min(initial=0) >= 0 else f"covers {covered} pixels, not {pixels}"
-
-
-def _runs(counts: str) -> np.ndarray | None:
-    """(n,) int64 run lengths of a compressed string; None where it holds none."""
-    try:
-        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
-    except UnicodeEncodeError:
-        return None
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        return None
-    # Each value is a little-endian group of characters; its last one lacks the bit 0x20 and carries the sign at 0x10.
-    ends = np.flatnonzero(codes & 0x20 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > _LONGEST_VALUE:
-        return None
-    places = np.arange(len(codes)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & 0x1F) << (5 * places), starts)
-    values -= np.where(codes[ends] & 0x10, 1 << (5 * lengths), 0)
-    # From the fourth on, a value is the difference to the run before the last.
-    for first in (1, 2):
-        values[first::2] = np.cumsum(values[first::2])
-    return values
-
+from visionsam_hf.data.masks import encode_rle, mask_box
 
 RLE = {"size": List(Value("int32")), "counts": Value("string")}
 
@@ -69,8 +24,8 @@ def segmentation_features(categories: Sequence[str]) -> Features:
     """One row an image: the photograph, the union of its defects, and each defect alone."""
     return Features(
         {
-            "image": Image(),
-            "mask": Image(),
+            "image": datasets.Image(),
+            "mask": datasets.Image(),
             "image_id": Value("string"),
             "source": Value("string"),
             "category": ClassLabel(names=list(categories)),
@@ -82,16 +37,22 @@ def segmentation_features(categories: Sequence[str]) -> Features:
     )
 
 
+def _prompt_columns(categories: Sequence[str]) -> dict[str, Any]:
+    return {
+        "image": datasets.Image(),
+        "image_id": Value("string"),
+        "category": ClassLabel(names=list(categories)),
+        "box": List(Value("float32"), length=4),
+        "object_index": Value("int32"),
+    }
+
+
 def candidate_features(categories: Sequence[str]) -> Features:
     """One row a prompt: three candidate masks to rank, with the source and the decoder token of each."""
     return Features(
         {
-            "image": Image(),
-            "image_id": Value("string"),
-            "category": ClassLabel(names=list(categories)),
-            "box": List(Value("float32"), length=4),
-            "object_index": Value("int32"),
-            "truth": Image(),
+            **_prompt_columns(categories),
+            "truth": datasets.Image(),
             "candidates": List(
                 {"rle": RLE, "token": Value("int8"), "source": Value("string"), "score": Value("float32")}
             ),
@@ -103,16 +64,12 @@ def preference_features(categories: Sequence[str]) -> Features:
     """One row a prompt: the chosen and the rejected mask, every candidate (best first) and every annotation."""
     return Features(
         {
-            "image": Image(),
-            "image_id": Value("string"),
-            "category": ClassLabel(names=list(categories)),
-            "box": List(Value("float32"), length=4),
-            "object_index": Value("int32"),
-            "chosen": Image(),
-            "rejected": Image(),
+            **_prompt_columns(categories),
+            "chosen": datasets.Image(),
+            "rejected": datasets.Image(),
             "margin": Value("float32"),
             "votes": Value("int32"),
-            "truth": Image(),
+            "truth": datasets.Image(),
             "candidates": List(
                 {
                     "rle": RLE,
@@ -139,34 +96,137 @@ def preference_features(categories: Sequence[str]) -> Features:
     )
 
 
-def encode_mask(mask: np.ndarray) -> PILImage.Image:
-    """A (H, W) bool mask as a 1-bit image; `datasets` stores it as PNG."""
-    return PILImage.fromarray(np.asarray(mask, bool))
-
-
-def decode_mask(image: PILImage.Image) -> np.ndarray:
-    """A stored mask as (H, W) bool, whatever its mode: 1-bit, or 0/255 grey, must not become labels of 255."""
-    return np.asarray(image.convert("L")) > 127
-
-
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """A (H, W) bool mask as COCO's compressed run-length code, `{"size": [h, w], "counts": str}`."""
-    code = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
-
-
-def decode_rle(rle: dict[str, Any]) -> np.ndarray:
-    """The (H, W) bool mask of a COCO compressed run-length code. Raises `UserError` for a damaged one."""
-    check_code(rle["size"], rle["counts"])
-    return coco_mask.decode({"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}).astype(bool)
-
-
-def mask_box(mask: np.ndarray) -> list[float]:
-    """The tightest box round a non-empty (H, W) mask: [x1, y1, x2, y2), x2 and y2 exclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
-
-
 def object_row(mask: np.ndarray, defect: str) -> dict[str, Any]:
     """One entry of the `objects` column for a non-empty (H, W) bool mask."""
     return {"box": mask_box(mask), "defect": defect, "area": int(mask.sum()), "rle": encode_rle(mask)}
+
+
+class _Wrong(Exception):
+    """What is wrong with a value; what to do."""
+
+
+def checked_preferences(rows: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
+    """Pass preference rows on, each checked.
+
+    Args:
+        rows: with images as stored ({"bytes", "path"}; nothing but their headers is read), or as PIL images.
+        where: the file, directory or split, for messages.
+
+    Raises:
+        UserError: "WHERE: row N, column 'C': what is wrong; what to do". Rows count from 0, as `dataset[N]` does.
+    """
+    for number, row in enumerate(rows):
+        for column, check in _CHECKS.items():
+            try:
+                if column not in row:
+                    raise _Wrong("is missing; export the preferences again")
+                check(row[column], row)
+            except _Wrong as problem:
+                raise UserError(f"{where}: row {number}, column '{column}': {problem}") from None
+        yield row
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """(width, height) of an image, from its header alone."""
+    if isinstance(value, Image.Image):
+        return value.size
+    try:
+        with Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError, TypeError, AttributeError, KeyError):
+        raise _Wrong("is not an image; export the preferences again") from None
+
+
+def _check_image(value: Any, row: Mapping[str, Any]) -> None:
+    _size(value)
+
+
+def _check_mask(value: Any, row: Mapping[str, Any]) -> None:
+    (width, height), wanted = _size(value), _size(row["image"])
+    if (width, height) != wanted:
+        measured = f"the mask is {width}x{height} pixels, its image {wanted[0]}x{wanted[1]}"
+        raise _Wrong(f"{measured}; store masks at the image's size")
+
+
+def _check_truth(value: Any, row: Mapping[str, Any]) -> None:
+    if value is not None:
+        _check_mask(value, row)
+
+
+def _check_rejected(value: Any, row: Mapping[str, Any]) -> None:
+    _check_mask(value, row)
+    if _stored(value) == _stored(row["chosen"]):
+        raise _Wrong("is the same mask as the chosen one, so nothing was preferred; drop the row")
+
+
+def _stored(value: Any) -> Any:
+    return value.tobytes() if isinstance(value, Image.Image) else value.get("bytes") or value.get("path")
+
+
+def _check_image_id(value: Any, row: Mapping[str, Any]) -> None:
+    if not (isinstance(value, str) and value):
+        raise _Wrong(f"must name the image, not {value!r}")
+
+
+def _check_box(value: Any, row: Mapping[str, Any]) -> None:
+    if value is None or len(value) != 4 or not all(math.isfinite(edge) for edge in value):
+        raise _Wrong(f"must be four numbers [x1, y1, x2, y2), not {value}")
+    x1, y1, x2, y2 = value
+    width, height = _size(row["image"])
+    if not (x1 < x2 and y1 < y2):
+        raise _Wrong(f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}) is empty; x2 and y2 must be the larger ones")
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        box = f"[{x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        raise _Wrong(f"{box} lies outside the image ({width}x{height}); give original pixels")
+
+
+def _check_count_from(least: int) -> Callable[[Any, Mapping[str, Any]], None]:
+    def check(value: Any, row: Mapping[str, Any]) -> None:
+        if value is None or value < least:
+            raise _Wrong(f"must be {least} or more, not {value}")
+
+    return check
+
+
+def _check_margin(value: Any, row: Mapping[str, Any]) -> None:
+    if value is None or not math.isfinite(value) or value < 0:
+        raise _Wrong(f"must be a rank distance of 0 or more, not {value}")
+
+
+def _check_candidates(value: Any, row: Mapping[str, Any]) -> None:
+    if not value or len(value) < 2:
+        raise _Wrong(f"needs two candidates at least, not {len(value or [])}; a single one is no comparison")
+    width, height = _size(row["image"])
+    for place, candidate in enumerate(value):
+        size = list(candidate["rle"]["size"])
+        if size != [height, width]:
+            measured = f"candidate {place} is {size} (height, width), the image {[height, width]}"
+            raise _Wrong(f"{measured}; store it at that size")
+
+
+def _check_annotations(value: Any, row: Mapping[str, Any]) -> None:
+    count = len(row["candidates"])
+    for place, annotation in enumerate(value or []):
+        ranks = len(annotation["ranking"])
+        if annotation["kind"] not in ("human", "oracle"):
+            raise _Wrong(f"annotation {place} has the kind {annotation['kind']!r}; it must be human or oracle")
+        if not annotation["annotator"]:
+            raise _Wrong(f"annotation {place} has no annotator; give a pseudonym")
+        if ranks != count:
+            raise _Wrong(f"annotation {place} ranks {ranks} candidates, the row has {count}; export it again")
+
+
+# In this order: what a check reads of other columns was checked before.
+_CHECKS: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
+    "image": _check_image,
+    "image_id": _check_image_id,
+    "box": _check_box,
+    "object_index": _check_count_from(0),
+    "chosen": _check_mask,
+    "rejected": _check_rejected,
+    "truth": _check_truth,
+    "margin": _check_margin,
+    "votes": _check_count_from(1),
+    "candidates": _check_candidates,
+    "annotations": _check_annotations,
+}

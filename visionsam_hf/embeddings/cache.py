@@ -36,6 +36,7 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.augmentation import variant_key, variant_of
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.files import remove_leftovers
 from visionsam_hf.embeddings.shards import (
     LAYOUT,
     STORED_AS,
@@ -43,7 +44,6 @@ from visionsam_hf.embeddings.shards import (
     Shard,
     read_index,
     remove,
-    remove_leftovers,
     verify,
     write_json,
     write_shard,

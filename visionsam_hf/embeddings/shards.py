@@ -3,9 +3,7 @@
 import contextlib
 import json
 import mmap
-import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +15,7 @@ import torch
 import transformers
 
 from visionsam_hf.data.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where what a killed writer left stays until `embed --prune`
-    fcntl = None  # type: ignore[assignment]
+from visionsam_hf.data.files import written_file
 
 STORED_AS = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
 _BLOCK = 4 * 2**20
@@ -114,16 +108,6 @@ def write_json(path: Path, content: dict) -> None:
         file.write(json.dumps(content, indent=2).encode())
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Remove the unfinished files of writers that were killed; those of living ones, in any process, stay."""
-    if fcntl is None:
-        return
-    for path in directory.glob(".*.tmp"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-
-
 def remove(shard: Path) -> None:
     """Remove a shard's two files; the index first, so that it vouches for nothing in between."""
     shard.with_suffix(".json").unlink(missing_ok=True)
@@ -143,32 +127,13 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the body has written it, and is gone when it could not."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with _held(temporary) as file:
+        with written_file(path) as temporary, open(temporary, "wb") as file:
             yield file
-            if fcntl is not None:
-                file.flush()
-                os.replace(temporary, path)  # before letting go of it: from then on it would look left behind
-        if fcntl is None:
-            os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"{path.parent}: cannot be written ({error.strerror}); free space or choose another directory"
         ) from None
-
-
-def _held(temporary: Path) -> BinaryIO:
-    """A new file, locked where files can be; the system lets go of it when the process dies."""
-    while True:
-        file = open(temporary, "wb")
-        with contextlib.suppress(OSError):  # a file system without locks: `remove_leftovers` gets none there either
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-        if temporary.exists():
-            return file
-        file.close()  # it was taken for a leftover between our opening and our locking it
 
 
 LAYOUT = 2

@@ -134,12 +134,6 @@ def metric_values(counts: Mapping[str, np.ndarray | Sequence[int] | int]) -> dic
     }
 
 
-def mask_iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    """IoU of two (H, W) bool masks; 1 when both are empty."""
-    union = np.logical_or(mask, truth).sum()
-    return float(np.logical_and(mask, truth).sum() / union) if union else 1.0
-
-
 def exact_mean(values: Iterable[float]) -> float:
     """The mean, summed without rounding: the same whatever the order. NaN without values."""
     values = [float(value) for value in values]

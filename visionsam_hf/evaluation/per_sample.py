@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visionsam_hf.data.schema import encode_rle
+from visionsam_hf.data.errors import decoding
+from visionsam_hf.data.masks import encode_rle
 from visionsam_hf.evaluation.metrics import COUNTS, mask_counts
 
 # (name, upper edges, labels): the classes are fixed, so that data sets compare.
@@ -222,19 +223,25 @@ def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
     """`columns_of` a file, without reading its masks."""
-    return columns_of(pq.read_table(path, columns=[name for name in SCHEMA.names if name not in MASKS]))
+    with decoding(path):
+        table = pq.read_table(path, columns=[name for name in SCHEMA.names if name not in MASKS])
+    return columns_of(table)
 
 
 def read_masks(path: Path, places: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Whole rows, masks still coded, by their place in the file."""
     found: dict[int, dict[str, Any]] = {}
     first = 0
-    with pq.ParquetFile(path) as file:
+    with decoding(path):
+        file = pq.ParquetFile(path)
+    with file:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             here = sorted(place for place in set(places) if first <= place < first + count)
             if here:
-                rows = file.read_row_group(group).take(pa.array([place - first for place in here])).to_pylist()
+                with decoding(path):
+                    table = file.read_row_group(group)
+                rows = table.take(pa.array([place - first for place in here])).to_pylist()
                 found.update(zip(here, rows))
             first += count
     return found

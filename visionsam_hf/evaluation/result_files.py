@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from visionsam_hf.data.dataset_directory import split_names
-from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.errors import UserError, decoding
 from visionsam_hf.data.records import RECORD, read_record
 from visionsam_hf.evaluation.evaluator import take_token
 from visionsam_hf.evaluation.metrics import METRICS
@@ -139,8 +139,9 @@ def dataset_table(directory: str | Path) -> list[dict[str, Any]]:
     for split in split_names(directory):
         rows: dict[str, Any] = {"split": split, "images": 0, "defective": 0, "objects": 0, "categories": {}}
         for path in sorted((Path(directory) / "data").glob(f"{split}-?????-of-?????.parquet")):
-            names = Features.from_arrow_schema(pq.read_schema(path))["category"].names
-            read = pq.read_table(path, columns=["category", "defective", "objects"])
+            with decoding(path):
+                names = Features.from_arrow_schema(pq.read_schema(path))["category"].names
+                read = pq.read_table(path, columns=["category", "defective", "objects"])
             counts = [len(entry) for entry in read["objects"].to_pylist()]
             rows["images"] += read.num_rows
             rows["defective"] += sum(read["defective"].to_pylist())
@@ -157,7 +158,8 @@ def sample_rows(directory: str | Path, columns: Sequence[str], limit: int) -> li
     if not splits:
         return []
     paths = sorted((Path(directory) / "data").glob(f"{splits[0]}-?????-of-?????.parquet"))
-    tables = [pq.read_table(path, columns=list(columns)) for path in paths]
+    with decoding(f"{directory}: split '{splits[0]}'"):
+        tables = [pq.read_table(path, columns=list(columns)) for path in paths]
     total = sum(table.num_rows for table in tables)
     wanted = np.unique(np.linspace(0, total - 1, min(limit, total)).round().astype(int)) if total else []
     found, first = [], 0

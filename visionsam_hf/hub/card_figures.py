@@ -15,7 +15,7 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.geometry import logits_to_original
-from visionsam_hf.data.schema import decode_mask, decode_rle
+from visionsam_hf.data.masks import decode_mask, decode_rle, mask_iou
 from visionsam_hf.evaluation.report.figures import INK, MUTED, SERIES
 from visionsam_hf.evaluation.report.galleries import thumbnail
 from visionsam_hf.evaluation.result_files import curve, read_log
@@ -92,7 +92,7 @@ def draw_examples(examples: Sequence[Example]) -> bytes:
         if has_truth:
             cells.append(("truth", thumbnail(pixels, example.box, truth=truth)))
         for title, mask in example.masks.items():
-            reached = f", IoU {_iou(mask, truth):.2f}" if truth is not None else ""
+            reached = f", IoU {mask_iou(mask, truth):.2f}" if truth is not None else ""
             cells.append((title + reached, thumbnail(pixels, example.box, marked=mask, truth=truth)))
         for axes, (title, uri) in zip(line, cells):
             axes.imshow(_pixels(uri))
@@ -123,10 +123,6 @@ def data_examples(directory: str | Path, kind: str, count: int = 3) -> bytes | N
     rows = load_split(directory, split_names(directory)[0], kind=kind)
     examples = choose_examples(rows, kind, count)
     return draw_examples(examples) if examples else None
-
-
-def _iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    return float((mask & truth).sum() / max((mask | truth).sum(), 1))
 
 
 def _pixels(uri: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from visionsam_hf.data.data_card import split_front, with_front
 from visionsam_hf.data.dataset_directory import load_split, rows_of, split_names
-from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.errors import UserError, decoding
 from visionsam_hf.data.inspection import kind_of
 from visionsam_hf.data.records import PACKAGED_MODEL, PUBLISHED, RECORD, looks_local, read_record
 from visionsam_hf.hub.model_card import FIGURE, PLACEHOLDER, TRAINED, card_path, complete_model_card, write_model_card
@@ -90,12 +90,15 @@ def check_text(name: str, text: str) -> None:
 
 def check_data(path: Path) -> None:
     """Raise `UserError` for a path, an address or an annotator's own name in a Parquet file's columns of words."""
-    with pq.ParquetFile(path) as file:
+    with decoding(path.name):
+        file = pq.ParquetFile(path)
+    with file:
         columns = [name for name in (*_NAMED_COLUMNS, "annotations") if name in file.schema_arrow.names]
         columns += [f"{name}.path" for name in ("image", "mask") if name in file.schema_arrow.names]
         first = 0
         for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, columns=columns).to_pylist()
+            with decoding(path.name):
+                rows = file.read_row_group(group, columns=columns).to_pylist()
             for number, row in enumerate(rows, first):
                 where = f"{path.name}: row {number}"
                 for word in _words(row):

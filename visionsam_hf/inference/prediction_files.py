@@ -9,7 +9,6 @@
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import encode_mask, encode_rle, mask_box
-from visionsam_hf.data.write_errors import explain
+from visionsam_hf.data.errors import UserError, writing_error
+from visionsam_hf.data.files import written_directory
+from visionsam_hf.data.masks import encode_mask, encode_rle, mask_box
 from visionsam_hf.inference.prompt_files import Asked, Prompt
 
 COCO = "coco.json"
@@ -49,21 +48,14 @@ def replaced_directory(output: Path) -> Iterator[Path]:
         raise UserError(f"{output}: is a file; choose another --output")
     if output.is_dir() and any(output.iterdir()) and not (output / COCO).is_file():
         raise UserError(f"{output}: holds files that predict did not write; choose another --output")
-    work = output.with_name(output.name + ".partial")
     try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        yield work
-        if output.exists():
-            shutil.rmtree(output)
-        work.rename(output)
+        with written_directory(output) as work:
+            yield work
     except OSError as error:
-        told = explain(error, work)
+        told = writing_error(error, output.parent)
         if told is None:
             raise
         raise told from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 class PredictionWriter:

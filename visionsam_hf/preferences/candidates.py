@@ -20,15 +20,13 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import logits_to_original
+from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_iou, pairwise_iou
 from visionsam_hf.data.prompts import jitter_box
-from visionsam_hf.data.schema import decode_rle, encode_mask, encode_rle
 from visionsam_hf.embeddings.cache import EmbeddingCache, decode_image, image_hash
-from visionsam_hf.evaluation.metrics import mask_iou
 from visionsam_hf.inference.baselines import BASELINES
 from visionsam_hf.inference.prediction import iterate_embeddings, predict_at
 from visionsam_hf.models.loading import image_side
@@ -239,12 +237,3 @@ def choose_three(pool: Sequence[Candidate], single: np.ndarray) -> list[Candidat
         distance = np.where(acceptable | (distance < 0), distance, distance - 1 + 1e-3)
         kept.append(int(distance.argmax()))
     return [pool[index] for index in kept]
-
-
-def pairwise_iou(masks: np.ndarray) -> np.ndarray:
-    """(K, H, W) bool to the (K, K) IoU of every two; two empty masks score 1."""
-    flat = torch.from_numpy(masks.reshape(len(masks), -1)).float()
-    overlap = F.linear(flat, flat).numpy()
-    area = np.diag(overlap)
-    union = area[:, None] + area[None] - overlap
-    return np.where(union > 0, overlap / np.maximum(union, 1), 1.0)

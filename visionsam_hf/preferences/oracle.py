@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from visionsam_hf.data.masks import mask_iou
 from visionsam_hf.preferences.preference_rows import candidate_masks, preference_row
 from visionsam_hf.preferences.ranking_statistics import Tally
 from visionsam_hf.preferences.rankings import Annotation, identical_groups, rank_scores, reverse
@@ -76,7 +77,7 @@ def oracle_row(
         for number in range(annotators)
     ]
     preference, verdict = preference_row(row, annotations, criteria=criteria)
-    ious = [float((mask & truth).sum() / max((mask | truth).sum(), 1)) for mask in masks]
+    ious = [mask_iou(mask, truth) for mask in masks]
     scores = [candidate["score"] for candidate in row["candidates"]]
     tally.add([annotation.ranking for annotation in annotations], verdict, scores, ious)
     return preference

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from visionsam_hf.data.schema import decode_mask, decode_rle, encode_mask
+from visionsam_hf.data.errors import decoding
+from visionsam_hf.data.masks import decode_mask, decode_rle, encode_mask, mask_iou
 from visionsam_hf.preferences.ranking_statistics import Tally
 from visionsam_hf.preferences.rankings import Annotation, Verdict, aggregate
 from visionsam_hf.preferences.rubric import CRITERIA, criteria_table
@@ -102,7 +103,7 @@ class Exporter:
             preference, verdict = preference_row(
                 row, [_annotation(item) for item in ranked], criteria=criteria, deciding=self._kind
             )
-            ious = None if truth is None else [float((m & truth).sum() / max((m | truth).sum(), 1)) for m in masks]
+            ious = None if truth is None else [mask_iou(mask, truth) for mask in masks]
             scores = [candidate["score"] for candidate in row["candidates"]]
             self._tally.add([item.ranks for item in deciding], verdict, scores, ious)
             if preference is None:
@@ -137,4 +138,7 @@ def candidate_masks(row: Mapping[str, Any]) -> list[np.ndarray]:
 
 def truth_of(row: Mapping[str, Any]) -> np.ndarray | None:
     """The (H, W) bool truth of a candidate row whose images are undecoded, or None."""
-    return None if row["truth"] is None else decode_mask(Image.open(io.BytesIO(row["truth"]["bytes"])))
+    if row["truth"] is None:
+        return None
+    with decoding(f"{row['image_id']}: the true mask"):
+        return decode_mask(Image.open(io.BytesIO(row["truth"]["bytes"])))

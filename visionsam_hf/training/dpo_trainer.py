@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import SamModel, SamProcessor
 
+from visionsam_hf.data.files import written_file
 from visionsam_hf.embeddings.cache import image_hash
 from visionsam_hf.models.loading import image_side, mask_side
 from visionsam_hf.training.configs import SamDPOConfig
@@ -146,20 +146,21 @@ class SamDPOTrainer(SamTrainer):
         path = directory / f"reference_logits.{reference_key(self.model, samples, args.policy_token)}.npy"
         with self.args.main_process_first(local=False, desc="reference logits"):
             if self.is_world_process_zero() and not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shape = (len(samples), samples.mask_side, samples.mask_side)
-                partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-                stored = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-                loader = torch.utils.data.DataLoader(
-                    samples, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
-                )
-                for batch in tqdm(loader, desc="reference", disable=self.args.disable_tqdm):
-                    with torch.no_grad():
-                        logits, _, _ = self.forward(self.model, self._prepare_inputs(batch))
-                    stored[batch["item"].cpu().numpy()] = self._policy_logits(logits, batch["token"]).cpu().numpy()
-                stored.flush()
-                partial.replace(path)
+                with written_file(path) as temporary:
+                    self._write_reference_logits(samples, temporary)
         return np.load(path, mmap_mode="r")
+
+    def _write_reference_logits(self, samples: PreferenceSamples, path: Path) -> None:
+        shape = (len(samples), samples.mask_side, samples.mask_side)
+        stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        loader = torch.utils.data.DataLoader(
+            samples, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
+        )
+        for batch in tqdm(loader, desc="reference", disable=self.args.disable_tqdm):
+            with torch.no_grad():
+                logits, _, _ = self.forward(self.model, self._prepare_inputs(batch))
+            stored[batch["item"].cpu().numpy()] = self._policy_logits(logits, batch["token"]).cpu().numpy()
+        stored.flush()
 
     def _policy_logits(self, logits: Tensor, token: Tensor) -> Tensor:
         """(B, 4, S, S) logits of every token to (B, S, S) of the one that is tuned."""

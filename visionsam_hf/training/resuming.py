@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import pickle
 import re
 import shutil
@@ -19,6 +18,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from visionsam_hf.data.errors import Interrupted, UserError
+from visionsam_hf.data.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 def vouch_for(checkpoint: Path) -> None:
     """Record the hash of every file of a checkpoint; the record itself appears whole or not at all."""
-    record = json.dumps(_hashes(checkpoint), indent=2)
-    temporary = checkpoint / f"{_VOUCHER}.tmp"
-    temporary.write_text(record, encoding="utf-8")
-    os.replace(temporary, checkpoint / _VOUCHER)
+    write_text(checkpoint / _VOUCHER, json.dumps(_hashes(checkpoint), indent=2))
 
 
 def keep_newest(directory: Path, limit: int | None, *, best: str | None = None) -> None:

@@ -23,6 +23,8 @@ from typing import Any
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.cli.run import is_done, stage_run
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.files import write_text, written_directory
+from visionsam_hf.data.masks import mask_iou
 from visionsam_hf.data.settings import build_settings, read_yaml, setting
 
 BASELINES = {"Fill the box": "fill_box", "GrabCut in the box": "grabcut", "Otsu in the box": "otsu"}
@@ -211,9 +213,8 @@ def _train_painted(settings: StudySettings, seed: int) -> None:
         return
     rows = load_split(Path(settings.output_dir) / "painted", "train", kind="segmentation")
     model = _tuned(settings, settings.model_name_or_path, rows, settings.painted, seed)
-    partial = directory.with_name(f"{directory.name}.partial")
-    save_model(model, load_processor(settings.model_name_or_path), partial)
-    partial.rename(directory)
+    with written_directory(directory) as unfinished:
+        save_model(model, load_processor(settings.model_name_or_path), unfinished)
     print(f"painted, seed {seed}: trained on {len(rows)} images", flush=True)
 
 
@@ -272,10 +273,7 @@ def _finish(settings: StudySettings, run: Run) -> None:
         processor = load_processor(settings.model_name_or_path)
         cache = EmbeddingCache(output / "embeddings", model, processor)
         found = {name: _model_ious(model.eval(), processor, rows, cache) for name, rows in splits.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**found["heldout"], "validation": found["validation"]["iou"]}), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps({**found["heldout"], "validation": found["validation"]["iou"]}))
     means = {name: sum(found[name]["iou"]) / len(found[name]["iou"]) for name in splits}
     print(f"{run.name}: held-out {means['heldout']:.3f}, validation {means['validation']:.3f}", flush=True)
 
@@ -285,19 +283,15 @@ def _model_ious(model: Any, processor: Any, rows: Any, cache: Any) -> dict[str, 
     from visionsam_hf.inference.prediction import iterate_predictions
 
     results = iterate_predictions(model, processor, rows, prompt="box", cache=cache)
-    scored = [(_iou(result.masks[0], result.truth), result.image_id) for result in results]
+    scored = [(mask_iou(result.masks[0], result.truth), result.image_id) for result in results]
     return {"iou": [iou for iou, _ in scored], "image": [image for _, image in scored]}
 
 
 def _box_ious(baseline: str, rows: Any) -> dict[str, list]:
     from visionsam_hf.inference.baselines import iterate_baseline
 
-    scored = [(_iou(result.masks[0], result.truth), result.image_id) for result in iterate_baseline(baseline, rows)]
+    scored = [(mask_iou(result.masks[0], result.truth), result.image_id) for result in iterate_baseline(baseline, rows)]
     return {"iou": [iou for iou, _ in scored], "image": [image for _, image in scored]}
-
-
-def _iou(mask: Any, truth: Any) -> float:
-    return float((mask & truth).sum() / max(1, (mask | truth).sum()))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from visionsam_hf.data.schema import decode_mask, decode_rle
+from visionsam_hf.data.errors import decoding
+from visionsam_hf.data.masks import decode_mask, decode_rle, mask_iou
 from visionsam_hf.evaluation.comparison import chosen_by_rule, shared_keys
 from visionsam_hf.evaluation.evaluator import prompt_cases
-from visionsam_hf.evaluation.metrics import mask_iou
 from visionsam_hf.evaluation.per_sample import TITLES, CaseThresholds
 from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows
 
@@ -32,17 +32,24 @@ def read_photographs(directory: str | Path, split: str, rows: Iterable[int]) -> 
     """
     wanted, found, first = sorted(set(rows)), {}, 0
     for path in sorted(Path(directory).glob(f"data/{split}-?????-of-?????.parquet")):
-        with pq.ParquetFile(path) as file:
+        with decoding(path):
+            file = pq.ParquetFile(path)
+        with file:
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 here = [row for row in wanted if first <= row < first + count]
                 if here:
-                    images = file.read_row_group(group, columns=["image"])["image"]
+                    with decoding(path):
+                        images = file.read_row_group(group, columns=["image"])["image"]
                     for row in here:
-                        with Image.open(io.BytesIO(images[row - first].as_py()["bytes"])) as image:
-                            found[row] = np.asarray(image.convert("RGB"))
+                        found[row] = _pixels(images[row - first].as_py()["bytes"], path)
                 first += count
     return found
+
+
+def _pixels(content: bytes, path: Path) -> np.ndarray:
+    with decoding(path), Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def box_window(shape: Sequence[int], box: Sequence[float]) -> tuple[slice, slice]:
@@ -331,7 +338,7 @@ def _best_candidate(row: Mapping[str, Any]) -> float:
 def _stored_mask(value: Mapping[str, Any] | None) -> np.ndarray | None:
     if not value or not value.get("bytes"):
         return None
-    with Image.open(io.BytesIO(value["bytes"])) as image:
+    with decoding("a stored mask"), Image.open(io.BytesIO(value["bytes"])) as image:
         return decode_mask(image)
 
 

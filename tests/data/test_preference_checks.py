@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionsam_hf.data.checks import checked_preferences
 from visionsam_hf.data.data_card import data_card
 from visionsam_hf.data.dataset_directory import load_split, write_preferences, write_splits
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import encode_mask, encode_rle, preference_features
+from visionsam_hf.data.masks import encode_mask, encode_rle
+from visionsam_hf.data.schema import checked_preferences, preference_features
 
 CARD = data_card("preference", title="Pairs", summary="For tests.")
 
