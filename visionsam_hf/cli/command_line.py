@@ -258,7 +258,7 @@ def help_classes(module: Any) -> tuple[type, ...]:
     if hasattr(module, "HELP"):
         return module.HELP
     for name, value in vars(module).items():
-        if name.endswith("Settings") and isinstance(value, type) and dataclasses.is_dataclass(value):
+        if name.endswith("Settings") and dataclasses.is_dataclass(value) and value.__module__ == module.__name__:
             return (value,)
     raise TypeError(f"{module.__name__} has no dataclass of settings")
 

@@ -1,8 +1,9 @@
-"""Masks without a prompt: a grid of points, of whose masks the sure, stable and different ones are kept.
+"""Prompts to masks at the original size: of every object of a data set, or on a grid over a photograph.
 
-SAM's automatic mask generation. The pipeline of transformers that does it needs torchvision, which this package does
-without; and it works at the photograph's size, which for a 12-megapixel photograph takes gigabytes. Here masks are
-sorted out on the grid of the logits, and only those that are kept grow to the photograph's size.
+The grid is SAM's automatic mask generation: masks without a prompt, of which the sure, stable and different ones are
+kept. The pipeline of transformers that does it needs torchvision, which this package does without; and it works at the
+photograph's size, which for a 12-megapixel photograph takes gigabytes. Here masks are sorted out on the grid of the
+logits, and only those that are kept grow to the photograph's size.
 """
 
 import sys
@@ -81,7 +82,7 @@ def iterate_predictions(
         full = logits_to_original(logits, truths[0].shape, image_side(model)) > 0
         return full.cpu().numpy(), scores.float().cpu().numpy()
 
-    rows = iterate_embeddings(model, processor, dataset, cache=cache)
+    rows = iterate_embeddings(model, processor, dataset, cache=cache, max_prompts=max_prompts)
     names = dataset.features["category"].names
     return iterate_answers(rows, names, answer, prompt=prompt, batch_size=batch_size, max_prompts=max_prompts)
 
@@ -131,18 +132,33 @@ def iterate_answers(
 
 
 def iterate_embeddings(
-    model: SamModel, processor: SamProcessor, dataset: datasets.Dataset, *, cache: EmbeddingCache | None
+    model: SamModel,
+    processor: SamProcessor,
+    dataset: datasets.Dataset,
+    *,
+    cache: EmbeddingCache | None,
+    max_prompts: int | None = None,
 ) -> Iterator[tuple[int, dict, torch.Tensor]]:
-    """Every row that has objects: its index, the row with its image undecoded, and the image's (C, h, w) embedding."""
-    rows = dataset.cast_column("image", datasets.Image(decode=False))
-    keys = cache.add(dataset) if cache is not None else []
-    for index in range(len(rows)):
-        row = rows[index]
+    """Every row that has objects: its index, the row with its image undecoded, and the image's (C, h, w) embedding.
+
+    Args:
+        cache: filled first with what it lacks of these rows.
+        max_prompts: stop after the row with so many objects before it and in it.
+    """
+    places, objects = [], 0
+    for index, row in enumerate(dataset.select_columns(["objects"])):
+        if max_prompts is not None and objects >= max_prompts:
+            break
         if row["objects"]:
-            if cache is not None:
-                yield index, row, cache[keys[index]]
-            else:
-                yield index, row, encode_image(model, processor, decode_image(row["image"]))
+            places.append(index)
+            objects += len(row["objects"])
+    asked = dataset.select(places)
+    keys = cache.add(asked) if cache is not None else []
+    for place, row in enumerate(asked.cast_column("image", datasets.Image(decode=False))):
+        if cache is not None:
+            yield places[place], row, cache[keys[place]]
+        else:
+            yield places[place], row, encode_image(model, processor, decode_image(row["image"]))
 
 
 @torch.inference_mode()
