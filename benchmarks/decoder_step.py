@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import SamModel
 
 from visionsam_hf.models.decoder import decode_tokens, predict_tokens
-from visionsam_hf.models.loading import freeze, freeze_prompts_not_drawn
+from visionsam_hf.models.freezing import freeze, freeze_prompts_not_drawn
 
 
 def main() -> None:

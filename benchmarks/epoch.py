@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from transformers import SamModel, Trainer, TrainerCallback, TrainingArguments
 
 from visionsam_hf import EmbeddingCache, SamDPOConfig, SamDPOTrainer, SamSFTConfig, SamSFTTrainer
-from visionsam_hf.models.loading import freeze, image_side, mask_side
+from visionsam_hf.models.freezing import freeze
+from visionsam_hf.models.loading import image_side, mask_side
 from visionsam_hf.training.losses import dice_loss, mask_bce, preference_loss, preference_margin
 from visionsam_hf.training.samples import PreferenceCollator, PreferenceSamples, PromptCollator, PromptSamples
 

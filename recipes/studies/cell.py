@@ -184,7 +184,8 @@ class CellWork:
 
     def _arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         quiet = dict(disable_tqdm=True, logging_strategy="no", save_strategy="no", report_to="none")
-        own = dict(output_dir=str(self.scratch), embeddings=self.embeddings, seed=self.cell.seed)
+        own = dict(output_dir=str(self.scratch), seed=self.cell.seed)
+        own |= dict(embeddings=self.embeddings, embedding_dtype=self.cache.dtype)
         return {**settings, **quiet, **own}
 
     def _trained(self, trainer: Any) -> SamModel:

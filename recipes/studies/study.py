@@ -20,7 +20,7 @@ from studies.plan import SAM, SFT, UNTRAINED, Cell, Objective, chain, key_of
 from studies.results import result_path, write_result
 from studies.scoring import score_baseline, score_model
 from visionsam_hf.data.records import fingerprint
-from visionsam_hf.embeddings.cache import EmbeddingCache
+from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 
 if TYPE_CHECKING:
@@ -160,14 +160,12 @@ class Study:
         _, _, cache = self._model()
         for fold in folds.values():
             for rows in (fold.train, *fold.measured.values()):
-                cache.add(rows, batch_size=8)
+                cache.add(rows)
 
     def _model(self) -> tuple[SamModel, SamProcessor, EmbeddingCache]:
         name = self.settings.model_name_or_path
         model, processor = to_best_device(load_model(name)), load_processor(name)
-        return model, processor, EmbeddingCache(
-            self.settings.embeddings, model, processor, dtype=self.settings.embedding_dtype
-        )
+        return model, processor, open_cache(self.settings, model, processor)
 
     def _fold(self, name: str) -> Fold:
         return load_fold(name, self.settings.folds[name], self.settings.splits, self.settings.max_prompts)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from closeness import assert_close
 from conftest import tiny_config, tiny_processor
 from defect_examples import write_discs  # noqa: E402
 
@@ -33,9 +34,11 @@ def test_three_processes_give_the_numbers_of_one(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     one, three = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "three"))
-    assert three == one and one["n"] > 40
+    assert_close(three, one)
+    assert one["n"] > 40
     tables = [pq.read_table(tmp_path / name / "per_sample.parquet") for name in ("one", "three")]
-    assert tables[0].equals(tables[1])
+    assert tables[0].schema == tables[1].schema
+    assert_close(tables[1].to_pylist(), tables[0].to_pylist())
     written = sorted(path.name for path in (tmp_path / "three").iterdir())
     assert written == ["metrics.json", "per_sample.parquet", "stage.json"]
 

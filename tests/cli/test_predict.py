@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from closeness import assert_same_masks
 from conftest import disc, photograph, tiny_config, tiny_processor
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -98,7 +99,7 @@ def test_many_prompts_give_what_each_gives_alone(inputs, tmp_path, capsys):
     for place in (0, 19):
         predict(alone, tmp_path / "one", capsys, box=list(boxes[place]))
         several = Image.open(tmp_path / "out" / lines(tmp_path / "out")[place]["mask"])
-        assert np.array_equal(np.asarray(several), np.asarray(Image.open(tmp_path / "one" / "mask.png")))
+        assert_same_masks(several, Image.open(tmp_path / "one" / "mask.png"))
     assert json.loads((tmp_path / "one" / "coco.json").read_text())["images"][0]["file_name"] == "b.jpg"
 
 

@@ -28,17 +28,16 @@ def test_prune_removes_what_nothing_reads(tmp_path, cache, model, processor, cap
     other = root / "0123"
     other.mkdir()
     (other / "meta.json").write_text(json.dumps({"transformers": "4.0.0", "layout": 1}))
-    (cache.directory / "orphan.npy").write_bytes(b"half a shard")
-    (cache.directory / ".x.npy.1234.tmp").write_bytes(b"half a shard")
+    (cache.directory / ".x.safetensors.1234.tmp").write_bytes(b"half a shard")
     assert "another version" in describe_cache(root)
     assert main(["embed", "--prune", str(root)]) == 0
     assert "1 parts" in capsys.readouterr().out
-    assert not other.exists() and len(list(cache.directory.iterdir())) == 3
+    assert not other.exists() and len(list(cache.directory.iterdir())) == 2
     assert len(EmbeddingCache(root, model, processor)) == 6
 
 
 def test_prune_removes_damaged_shards(tmp_path, cache):
-    (shard,) = cache.directory.glob("*.npy")
+    (shard,) = cache.directory.glob("*.safetensors")
     shard.write_bytes(shard.read_bytes()[:-1])
     assert "1 damaged" in prune_cache(tmp_path / "cache")
     assert not shard.exists()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import assert_close, assert_same_masks
 from defect_examples import write_discs  # noqa: E402
 from PIL import Image
 from random_models import MODELS, SIDE, write_promptable  # noqa: E402
@@ -48,14 +49,15 @@ def test_every_family_answers_every_prompt_and_saves_the_same_files(models, data
     assert set(metrics) == set(json.loads((tmp_path / "box" / "metrics.json").read_text()))
     assert (masks["box"] > 0).any() and len({tuple(kind.ravel()) for kind in masks.values()}) == 3
     alone = evaluate(models[family], data, tmp_path / "alone", prompt="box", batch_size=1)
-    assert alone["overall"] == json.loads((tmp_path / "box" / "metrics.json").read_text())["overall"]
+    assert_close(alone["overall"], json.loads((tmp_path / "box" / "metrics.json").read_text())["overall"], rtol=1e-3)
 
 
 def test_library_takes_a_name_or_a_loaded_model(models, data):
     dataset = load_split(data, "heldout", kind="segmentation")
     by_name = evaluate_model(models["sam2"], dataset)
     loaded = evaluate_model(load_promptable(models["sam2"]), dataset)
-    assert by_name.metrics == loaded.metrics and by_name.per_sample == loaded.per_sample
+    assert_close(by_name.metrics, loaded.metrics)
+    assert_close(by_name.per_sample.to_pylist(), loaded.per_sample.to_pylist())
 
 
 def test_sam_hq_equals_its_own_processor(models):
@@ -79,7 +81,7 @@ def test_sam_hq_equals_its_own_processor(models):
             wanted = processor.post_process_masks(
                 output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
             )[0]
-            assert np.array_equal(masks[:, tokens], wanted.numpy())
+            assert_same_masks(masks[:, tokens], wanted.numpy())
             assert np.allclose(scores[:, tokens], output.iou_scores[0].numpy(), atol=1e-5)
 
 
@@ -97,7 +99,7 @@ def test_a_stretched_square_by_hand(models, family):
             pixel_values=normal.permute(2, 0, 1)[None], input_boxes=torch.tensor([[[8.0, 8.0, 48.0, 60.0]]])
         )
     wanted = F.interpolate(output.pred_masks[0], (32, 128), mode="bilinear") > 0
-    assert np.array_equal(masks[0, 1:], wanted[0].numpy())
+    assert_same_masks(masks[0, 1:], wanted[0].numpy())
     assert np.allclose(scores[0, 1:], output.iou_scores[0, 0].numpy(), atol=1e-5)
 
 

@@ -7,11 +7,10 @@ from conftest import tiny_config
 from transformers import SamConfig, SamModel
 
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.models.freezing import freeze, freeze_prompts_not_drawn
 from visionsam_hf.models.initialisation import initialise, with_fresh_decoder
 from visionsam_hf.models.loading import (
     encoder_fingerprint,
-    freeze,
-    freeze_prompts_not_drawn,
     image_side,
     load_model,
     load_processor,

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from visionsam_hf.data.settings import setting
+from visionsam_hf.embeddings.cache_settings import CacheSettings
 
 
 @dataclass
-class CandidatesSettings:
+class CandidatesSettings(CacheSettings):
     """Settings of candidate generation."""
 
     model_name_or_path: str = setting("", "model that proposes", required=True, input=True)
@@ -17,8 +18,6 @@ class CandidatesSettings:
         ["tokens"], "where masks come from: tokens (the paper), thresholds, box_jitter, dropout, grabcut, otsu, shapes"
     )
     max_prompts: int | None = setting(None, "stop after so many prompts a split (default: all)")
-    embeddings: str | None = setting(None, "directory of the embedding cache")
-    embedding_dtype: str = setting("float16", "dtype of the cache: float16, bfloat16 or float32")
     output_dir: str = setting("", "directory of the candidate set", required=True)
     seed: int = setting(0, "seed of jitter and dropout")
 
@@ -31,7 +30,7 @@ def run(settings: CandidatesSettings) -> None:
     from visionsam_hf.data.data_card import data_card, markdown_table
     from visionsam_hf.data.dataset_directory import load_split, write_splits
     from visionsam_hf.data.schema import candidate_features
-    from visionsam_hf.embeddings.cache import EmbeddingCache
+    from visionsam_hf.embeddings.cache import open_cache
     from visionsam_hf.models.loading import load_model, load_processor, to_best_device
     from visionsam_hf.preferences.candidates import Diversity, generate_candidates
 
@@ -39,9 +38,7 @@ def run(settings: CandidatesSettings) -> None:
         rows = {split: load_split(settings.dataset, split, kind="segmentation") for split in settings.splits}
         model = to_best_device(load_model(settings.model_name_or_path))
         processor = load_processor(settings.model_name_or_path)
-        cache = None
-        if settings.embeddings:
-            cache = EmbeddingCache(settings.embeddings, model, processor, dtype=settings.embedding_dtype)
+        cache = open_cache(settings, model, processor)
         categories = next(iter(rows.values())).features["category"].names
         found = {split: Diversity() for split in rows}
         splits = {

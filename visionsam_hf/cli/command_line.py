@@ -258,7 +258,8 @@ def help_classes(module: Any) -> tuple[type, ...]:
     if hasattr(module, "HELP"):
         return module.HELP
     for name, value in vars(module).items():
-        if name.endswith("Settings") and isinstance(value, type) and dataclasses.is_dataclass(value):
+        # Its own, not one that it inherits from.
+        if name.endswith("Settings") and isinstance(value, type) and value.__module__ == module.__name__:
             return (value,)
     raise TypeError(f"{module.__name__} has no dataclass of settings")
 

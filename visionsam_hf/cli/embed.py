@@ -4,22 +4,20 @@ from dataclasses import dataclass
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import setting
+from visionsam_hf.embeddings.cache_settings import CacheSettings
 
 _NEEDED = ("model_name_or_path", "dataset", "embeddings", "output_dir")
 
 
 @dataclass
-class EmbedSettings:
+class EmbedSettings(CacheSettings):
     """Settings of the embedding cache."""
 
     model_name_or_path: str = setting("", "model whose encoder is used; needed to encode", input=True)
     dataset: str = setting("", "data set with images: a directory or a Hub id; needed to encode", input=True)
     splits: list[str] = setting(["train"], "splits to encode")
-    embeddings: str = setting("", "directory of the cache, shared by all stages; needed to encode")
-    embedding_dtype: str = setting("float16", "float16 or bfloat16 (2.1 MB an image for ViT-B), or float32 (exact)")
-    fast: bool = setting(True, "16-bit arithmetic for 16-bit caches, where the processor has it; as in sft and dpo")
     variants: int = setting(1, "looks of every image to encode, as in sft: flips, turns and changed light")
-    batch_size: int = setting(8, "images a forward of the encoder")
+    batch_size: int | None = setting(None, "the same as embedding_batch_size")
     output_dir: str = setting("", "directory of this stage's record; needed to encode")
     seed: int = setting(0, "unused by encoding; recorded")
     info: str = setting("", "a cache's directory: say what it holds, and encode nothing")
@@ -31,8 +29,9 @@ class EmbedSettings:
         for key in _NEEDED:
             if not getattr(self, key):
                 raise UserError(f"embed: missing key '{key}'; add it, or pass --{key} on the command line")
-        if self.variants < 1 or self.batch_size < 1:
+        if self.variants < 1 or (self.batch_size or 1) < 1:
             raise UserError("variants, batch_size: must be at least 1; mend the settings")
+        self.embedding_batch_size = self.batch_size or self.embedding_batch_size
 
 
 def run(settings: EmbedSettings) -> None:
@@ -50,21 +49,20 @@ def _encode(settings: EmbedSettings) -> None:
 
     from visionsam_hf.cli.run import stage_run
     from visionsam_hf.data.dataset_directory import load_split
-    from visionsam_hf.embeddings.cache import EmbeddingCache
+    from visionsam_hf.embeddings.cache import open_cache
     from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 
     with stage_run("embed", settings) as run:
         model = to_best_device(load_model(settings.model_name_or_path))
         processor = load_processor(settings.model_name_or_path)
-        cache = EmbeddingCache(
-            settings.embeddings, model, processor, dtype=settings.embedding_dtype, fast=settings.fast
-        )
+        cache = open_cache(settings, model, processor)
+        assert cache is not None  # the settings name one
         before, started, images = len(cache), time.perf_counter(), 0
         for split in settings.splits:
             rows = load_split(settings.dataset, split, kind="segmentation")
-            added = cache.add(rows, batch_size=settings.batch_size, variants=settings.variants, together=True)
+            added = cache.add(rows, variants=settings.variants, together=True)
             images += len(added)
         run.results.update(
             images=images, encoded=len(cache) - before, seconds=round(time.perf_counter() - started, 3),
-            directory=str(cache.directory),
+            directory=str(cache.directory), dtype=cache.dtype,
         )

@@ -1,5 +1,6 @@
 """`visionsam evaluate`: one system on one split, to `metrics.json` and `per_sample.parquet`."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -10,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 from visionsam_hf.cli.run import is_main_process, stage_run
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import setting
-from visionsam_hf.evaluation import BASELINE_PREFIX, SELECTIONS
+from visionsam_hf.embeddings.cache_settings import CacheSettings
+from visionsam_hf.evaluation import SELECTIONS
+from visionsam_hf.inference import BASELINE_PREFIX
 
 if TYPE_CHECKING:
+    from visionsam_hf.embeddings.cache import EmbeddingCache
     from visionsam_hf.evaluation.evaluator import Predictor
 
 PROMPTS = ("box", "point", "point_pm")
 
 
 @dataclass
-class EvaluateSettings:
+class EvaluateSettings(CacheSettings):
     model_name_or_path: str = setting(
         "",
         "directory or Hub id of a SAM, SAM-HQ, SAM 2, EdgeTAM; visionsam-tiny; "
@@ -33,7 +37,6 @@ class EvaluateSettings:
     selection: str = setting(
         "single", "the headline's mask: single | score (best-scored of three) | oracle (best of three)"
     )
-    embeddings: str = setting("", "embedding cache to read and fill (SAM only)")
     streaming: bool = setting(False, "read the data set as a stream, without a copy in the cache")
     batch_size: int = setting(8, "prompts of one image at once")
     max_prompts: int = setting(0, "stop after so many prompts; 0: all")
@@ -66,15 +69,17 @@ def run(settings: EvaluateSettings) -> None:
 
         processes = PartialState()
         dataset = load_split(settings.dataset, settings.split, kind="segmentation", streaming=settings.streaming)
+        predict, cache = _predictor(settings, processes.device)
         groups = score_dataset(
-            _predictor(settings, processes.device),
+            predict,
             dataset,
             max_prompts=settings.max_prompts or None,
             process=processes.process_index,
             processes=processes.num_processes,
         )
         parts = [stage.directory / f"part-{index}.parquet" for index in range(processes.num_processes)]
-        with tqdm(desc="evaluate", unit="prompt", mininterval=0.2 if sys.stderr.isatty() else 30) as bar:
+        filling = contextlib.nullcontext() if cache is None else cache.filling()
+        with filling, tqdm(desc="evaluate", unit="prompt", mininterval=0.2 if sys.stderr.isatty() else 30) as bar:
             write_groups(parts[processes.process_index], _counted(groups, bar))
         processes.wait_for_everyone()
         if is_main_process():
@@ -99,15 +104,15 @@ def run(settings: EvaluateSettings) -> None:
             stage.results.update({"n": metrics["n"], **metrics["overall"]})
 
 
-def _predictor(settings: EvaluateSettings, device: Any) -> "Predictor":
+def _predictor(settings: EvaluateSettings, device: Any) -> "tuple[Predictor, EmbeddingCache | None]":
     from visionsam_hf.evaluation.evaluator import model_predictor
     from visionsam_hf.inference.baselines import find_baseline, iterate_baseline
 
     name = settings.model_name_or_path
     if not settings.model_input:
         baseline = find_baseline(name, settings.prompt)
-        return lambda chunk, max_prompts: iterate_baseline(baseline, chunk, max_prompts=max_prompts)
-    from visionsam_hf.embeddings.cache import EmbeddingCache
+        return lambda chunk, max_prompts: iterate_baseline(baseline, chunk, max_prompts=max_prompts), None
+    from visionsam_hf.embeddings.cache import open_cache
     from visionsam_hf.inference.other_sams import load_promptable, model_family
     from visionsam_hf.models.loading import load_model, load_processor
 
@@ -115,10 +120,10 @@ def _predictor(settings: EvaluateSettings, device: Any) -> "Predictor":
     if model_family(name) != "sam":
         if settings.embeddings:
             raise UserError(f"embeddings: a cache holds SAM's embeddings, and {name} is another model; remove the key")
-        return model_predictor(load_promptable(name).to(device), **asked)[0]
+        return model_predictor(load_promptable(name).to(device), **asked)[0], None
     model, processor = load_model(name).to(device), load_processor(name)
-    cache = EmbeddingCache(settings.embeddings, model, processor) if settings.embeddings else None
-    return model_predictor(model, processor=processor, cache=cache, **asked)[0]
+    cache = open_cache(settings, model, processor)
+    return model_predictor(model, processor=processor, cache=cache, **asked)[0], cache
 
 
 def _counted(groups: "Iterator[list[dict]]", bar: Any) -> "Iterator[list[dict]]":

@@ -3,14 +3,15 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import setting
+from visionsam_hf.embeddings.cache_settings import CacheSettings
 
 
 @dataclass
-class EvidenceSettings:
+class EvidenceSettings(CacheSettings):
     """A study of objectives. Every run leaves a small file in `runs`; what is there already is not run again."""
 
     model_name_or_path: str = setting("", "model that everything starts from", required=True, input=True)
@@ -50,7 +51,8 @@ class EvidenceSettings:
     flip_annotators: int = setting(1, "annotators a prompt there: several outvote a flip")
     confidence: str = setting("", "the objective whose scores are shown before and after; empty for none")
     processes: int = setting(1, "processes that share the runs, one thread each; 1 runs in this one")
-    embedding_dtype: str = setting("float16", "dtype of the cache: float16 or float32")
+    # Never left open: results' names hold it.
+    embedding_dtype: Literal["float16", "bfloat16", "float32"] = setting("float16", "dtype of the cache")
     resamples: int = setting(2000, "bootstrap resamples of every interval")
     seed: int = setting(0, "of the bootstrap")
 

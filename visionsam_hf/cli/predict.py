@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from visionsam_hf.inference.prediction_files import Predicted
-    from visionsam_hf.inference.prompt_files import Asked, Prompt
+    from visionsam_hf.inference.prediction_files import Asked, Predicted, Prompt
 
 _CANDIDATES = ("candidate_1", "candidate_2", "candidate_3")
 _BATCH = 16  # prompts of one photograph a decoder call
@@ -55,8 +54,14 @@ def run(settings: PredictSettings) -> None:
     import json
     import sys
 
-    from visionsam_hf.inference.prediction_files import replaced_directory
-    from visionsam_hf.inference.prompt_files import CATEGORY, Prompt, checked, read_prompts, same_prompt
+    from visionsam_hf.inference.prediction_files import (
+        CATEGORY,
+        Prompt,
+        checked,
+        read_prompts,
+        replaced_directory,
+        same_prompt,
+    )
     from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 
     if settings.prompts:

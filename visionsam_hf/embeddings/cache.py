@@ -3,13 +3,14 @@
 ```
 DIRECTORY/
 └── <key of encoder, preprocessing, dtype and versions>/
-    ├── meta.json               what the key stands for
-    ├── <writer>-00000.npy      (n, C, h, w) embeddings, memory-mapped when read
-    └── <writer>-00000.json     the images' hashes in order, and the checksum; written last, so it vouches for the .npy
+    ├── meta.json                     what the key stands for
+    └── <writer>-00000.safetensors    (n, C, h, w) embeddings; in its header the images' hashes in order, and a checksum
 ```
 Every writer writes its own shards and renames them into place, so any number of processes can fill and read one cache.
 """
 
+import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -18,7 +19,6 @@ import os
 import pickle
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,26 +37,30 @@ from transformers import SamModel, SamProcessor
 from visionsam_hf.data.augmentation import variant_key, variant_of
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import remove_leftovers
+from visionsam_hf.embeddings.cache_settings import CacheSettings
 from visionsam_hf.embeddings.shards import (
+    DAMAGE,
+    DTYPES,
+    FAST,
     LAYOUT,
-    STORED_AS,
-    MappedShard,
+    SUFFIX,
+    OpenShards,
     Shard,
-    read_index,
-    remove,
+    choose_set,
+    read_shard,
     verify,
-    write_json,
     write_shard,
+    writing,
 )
 from visionsam_hf.models.encoder import ImageEncoder
 from visionsam_hf.models.loading import encoder_fingerprint
 
 logger = logging.getLogger(__name__)
 
-DTYPES = tuple(STORED_AS)
 # What a kill costs at most: a shard is written when either is reached.
-_SHARD_BYTES, _SHARD_SECONDS = 128 * 2**20, 60.0
-_OPEN_SHARDS = 64
+_SHARD_BYTES, _SHARD_SECONDS = 64 * 2**20, 60.0
+# Images a forward of the encoder; the library's own attention takes 0.8 GB an image of ViT-B.
+_BATCH, _EXACT_BATCH = 8, 2
 
 
 def image_hash(image: dict) -> str:
@@ -92,8 +96,15 @@ class EmbeddingCache:
     Args:
         directory: shared by any number of encoders and data sets.
         model, processor: what encodes; their fingerprint chooses the sub-directory, so a stale entry cannot be read.
-        dtype: "float16" or "bfloat16" (2.1 MB an image for ViT-B), or "float32".
-        fast: encode with 16-bit arithmetic where the processor has it; never for "float32", which stays exact.
+        dtype: "float16" or "bfloat16" (2.1 MB an image for ViT-B), or "float32"; None takes what the directory holds for
+            this encoder, else "float16".
+        fast: encode with 16-bit arithmetic where the processor has it; never for "float32", which stays exact. None takes
+            what the directory holds, else True.
+        batch_size: images a forward of the encoder; None is 8, or 2 with the library's own arithmetic.
+
+    Raises:
+        UserError: an unknown dtype, no image a batch, a directory that cannot be written, or one that holds several sets
+                to choose from.
     """
 
     def __init__(
@@ -102,47 +113,49 @@ class EmbeddingCache:
         model: SamModel,
         processor: SamProcessor,
         *,
-        dtype: str = "float16",
-        fast: bool = True,
+        dtype: str | None = None,
+        fast: bool | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        if dtype not in DTYPES:
+        if dtype is not None and dtype not in DTYPES:
             raise UserError(f"embedding_dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-        self.model, self.processor, self.dtype = model, processor, dtype
-        self.fast = fast and dtype != "float32"
-        described = {
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"embedding_batch_size: {batch_size} is too few; give 1 or more")
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        encoder = {
             "encoder": encoder_fingerprint(model),
             "preprocessing": json.loads(processor.image_processor.to_json_string()),
-            "dtype": dtype,
-            "arithmetic": "16 bit" if self.fast else "float32",
+        }
+        self.dtype, arithmetic = choose_set(Path(directory), encoder, dtype, fast)
+        self.fast = arithmetic == FAST
+        described = encoder | {
+            "dtype": self.dtype,
+            "arithmetic": arithmetic,
             "transformers": transformers.__version__,
             "layout": LAYOUT,
         }
         key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
         self.directory = Path(directory) / key
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{directory}: cannot be written ({error.strerror}); choose another embeddings directory"
-            ) from None
         meta = self.directory / "meta.json"
         if not meta.exists():
-            write_json(meta, described)
+            with writing(meta) as temporary:
+                temporary.write_text(json.dumps(described, indent=2), encoding="utf-8")
         self._shards: dict[Path, Shard] = {}
         self._places: dict[str, tuple[Path, int]] = {}
         self._checked: set[Path] = set()
-        self._open: OrderedDict[Path, MappedShard] = OrderedDict()
+        self._open = OpenShards()
+        self._filling: _Filling | None = None
         self.refresh()
 
     def __getstate__(self) -> dict:
-        # A data loader's workers may get a copy; a memory map is opened anew there.
-        return {**self.__dict__, "_open": OrderedDict()}
+        # A data loader's workers may get a copy; a memory map is opened anew there, and nobody else writes our shards.
+        return {**self.__dict__, "_open": OpenShards(), "_filling": None}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._places) + len(self._unwritten)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._places or key in self._unwritten
 
     def __getitem__(self, key: str) -> torch.Tensor:
         """The (C, h, w) embedding of an entry, by its key from `add`, in the cache's dtype.
@@ -150,28 +163,26 @@ class EmbeddingCache:
         Raises:
             UserError: its shard is damaged.
         """
+        if key in self._unwritten:
+            return self._unwritten[key]
         path, row = self._places[key]
         if path not in self._checked and not self._is_sound(path):
             raise UserError(f"{path}: is damaged; run visionsam embed again, which encodes its images anew")
-        if path not in self._open:
-            self._open[path] = MappedShard(self._shards[path])
-            if len(self._open) > _OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(path)
-        value = torch.from_numpy(self._open[path][row])
-        return value.view(torch.bfloat16) if self.dtype == "bfloat16" else value
+        return self._open.read(path, row)
+
+    @property
+    def _unwritten(self) -> dict[str, torch.Tensor]:
+        return {} if self._filling is None else self._filling.values
 
     def refresh(self) -> None:
-        """Read the indices of shards that any process has finished since; forget those that are gone."""
-        found = {
-            index.with_suffix(".npy"): index for index in self.directory.glob("*.json") if index.name != "meta.json"
-        }
-        for path in set(self._shards) - set(found):
+        """Read the headers of shards that any process has finished since; forget those that are gone."""
+        found = set(self.directory.glob(f"*{SUFFIX}"))
+        for path in set(self._shards) - found:
             self._forget(path)
-        for path in sorted(set(found) - set(self._shards)):
+        for path in sorted(found - set(self._shards)):
             try:
-                shard = read_index(found[path])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                shard = read_shard(path)
+            except DAMAGE as error:
                 _set_aside(path, error)
                 continue
             self._shards[path] = shard
@@ -185,7 +196,7 @@ class EmbeddingCache:
         self,
         dataset: datasets.Dataset,
         *,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         column: str = "image",
         variants: int = 1,
         together: bool = False,
@@ -195,7 +206,7 @@ class EmbeddingCache:
 
         Args:
             dataset: rows with an `Image` column.
-            batch_size: images a forward of the encoder.
+            batch_size: images a forward of the encoder; None is the cache's own.
             column: the image column.
             variants: looks of every image to hold (`visionsam_hf.data.augmentation`); 1 is the image as it is.
             together: every process of `accelerate launch` makes this same call; each takes its share of the work, and
@@ -209,24 +220,43 @@ class EmbeddingCache:
         wanted = {variant_key(key, number): (row, number) for row, key in enumerate(keys) for number in range(variants)}
         share, shares = (PartialState().process_index, PartialState().num_processes) if together else (0, 1)
         self._check_shards(wanted, share, shares)
-        missing = [key for key in wanted if key not in self._places]
+        missing = [key for key in wanted if key not in self]
         if shares > 1:
             # What other processes checked and set aside, and one list for all: directories change meanwhile.
             PartialState().wait_for_everyone()
             self.refresh()
             self._checked.update(self._places[key][0] for key in wanted if key in self._places)
-            agreed = [[key for key in wanted if key not in self._places]]
+            agreed = [[key for key in wanted if key not in self]]
             broadcast_object_list(agreed)
             missing = agreed[0]
         mine = [(key, *wanted[key]) for key in missing[share::shares]]
         if mine:
-            images = _undecoded(dataset, column)
-            with tqdm(total=len(mine), desc="embed", unit="image", disable=not progress or share > 0) as bar:
-                self._encode_missing(images, column, keys, mine, batch_size, bar)
+            is_silent = not progress or share > 0 or self._filling is not None
+            bar = tqdm(total=len(mine), desc="embed", unit="image", disable=is_silent)
+            with bar, self.filling() as filling:
+                self._encode_missing(filling, _undecoded(dataset, column), column, keys, mine, batch_size, bar)
         if shares > 1:
+            if self._filling is not None:
+                self._filling.write()
             PartialState().wait_for_everyone()
         self.refresh()
         return keys
+
+    @contextlib.contextmanager
+    def filling(self) -> "Iterator[_Filling]":
+        """While this is open, calls of `add` share one encoder and fill shards together, however little each adds.
+
+        What they encode can be read at once, and is written when a shard is full, or when this closes.
+        """
+        if self._filling is not None:
+            yield self._filling
+            return
+        self._filling = _Filling(self)
+        try:
+            yield self._filling
+            self._filling.write()
+        finally:
+            self._filling = None
 
     def _check_shards(self, wanted: dict[str, tuple[int, int]], share: int, shares: int) -> None:
         needed = sorted({self._places[key][0] for key in wanted if key in self._places} - self._checked)
@@ -237,7 +267,7 @@ class EmbeddingCache:
         """Check a shard, once; a damaged one is removed, and its images count as missing."""
         try:
             verify(self._shards[path])
-        except (OSError, ValueError) as error:
+        except DAMAGE as error:
             self._forget(path)
             _set_aside(path, error)
             return False
@@ -249,25 +279,21 @@ class EmbeddingCache:
         for key in shard.keys:
             if self._places.get(key, (None,))[0] == path:
                 del self._places[key]
-        self._open.pop(path, None)
+        self._open.close(path)
         self._checked.discard(path)
 
     def _encode_missing(
         self,
+        filling: "_Filling",
         images: datasets.Dataset,
         column: str,
         hashes: Sequence[str],
         missing: Sequence[tuple[str, int, int]],
-        batch_size: int,
+        batch_size: int | None,
         bar: tqdm,
     ) -> None:
-        """Encode (key, row, variant) triples and write them as shards."""
-        remove_leftovers(self.directory)
-        encoder = ImageEncoder(self.model, fast=self.fast)
-        writer = f"{os.getpid():08d}-{uuid.uuid4().hex[:8]}"
-        keys: list[str] = []
-        values: list[torch.Tensor] = []
-        written, since = 0, time.monotonic()
+        """Encode (key, row, variant) triples."""
+        batch_size = batch_size or self.batch_size or (_BATCH if filling.encoder.is_fast else _EXACT_BATCH)
 
         def pixels(entry: tuple[str, int, int]) -> torch.Tensor:
             _, row, number = entry
@@ -277,16 +303,14 @@ class EmbeddingCache:
             return self._pixels(image)
 
         for start, batch in _prepared(pixels, missing, batch_size):
-            values += list(self._encode(encoder, batch))
-            keys += [key for key, _, _ in missing[start : start + len(batch)]]
+            encoded = self._encode(filling.encoder, batch)
+            filling.add([key for key, _, _ in missing[start : start + len(batch)]], encoded)
             bar.update(len(batch))
-            size = sum(value.nbytes for value in values)
-            if size >= _SHARD_BYTES or time.monotonic() - since >= _SHARD_SECONDS or start + len(batch) == len(missing):
-                name = f"{writer}-{written:05d}"
-                write_shard(self.directory, name, keys, values, self.dtype)
-                # Written from memory a moment ago: nothing to check before its first use here.
-                self._checked.add(self.directory / f"{name}.npy")
-                keys, values, written, since = [], [], written + 1, time.monotonic()
+
+    def _written(self, path: Path) -> None:
+        # Written from memory a moment ago: nothing to check before its first use here.
+        self._checked.add(path)
+        self.refresh()
 
     def _pixels(self, image: PILImage.Image) -> torch.Tensor:
         return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -294,6 +318,58 @@ class EmbeddingCache:
     def _encode(self, encoder: ImageEncoder, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
         embeddings = encoder(torch.stack(list(pixels)).to(self.model.device))
         return embeddings.to(getattr(torch, self.dtype)).cpu()
+
+
+class _Filling:
+    """Embeddings on their way into one writer's shards.
+
+    Attributes:
+        values: what is not written yet, by key.
+    """
+
+    def __init__(self, cache: EmbeddingCache) -> None:
+        self._cache = cache
+        self._writer = f"{os.getpid():08d}-{uuid.uuid4().hex[:8]}"
+        self._shards, self._since = 0, 0.0
+        self.values: dict[str, torch.Tensor] = {}
+
+    @functools.cached_property
+    def encoder(self) -> ImageEncoder:
+        """The model's, made when the first image turns out to be missing."""
+        remove_leftovers(self._cache.directory)
+        return ImageEncoder(self._cache.model, fast=self._cache.fast)
+
+    def add(self, keys: Sequence[str], embeddings: torch.Tensor) -> None:
+        """Take embeddings (n, C, h, w), and write what has gathered when it is enough."""
+        if not self.values:
+            self._since = time.monotonic()
+        self.values.update(zip(keys, embeddings))
+        size = len(self.values) * embeddings[0].nbytes
+        if size >= _SHARD_BYTES or time.monotonic() - self._since >= _SHARD_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write a shard of what has gathered."""
+        if self.values:
+            path = self._cache.directory / f"{self._writer}-{self._shards:05d}{SUFFIX}"
+            write_shard(path, list(self.values), list(self.values.values()))
+            self.values = {}
+            self._shards += 1
+            self._cache._written(path)
+
+
+def open_cache(settings: CacheSettings, model: SamModel, processor: SamProcessor) -> EmbeddingCache | None:
+    """The cache that a stage's settings name, for a model on the device that will encode; None when they name none."""
+    if not settings.embeddings:
+        return None
+    return EmbeddingCache(
+        settings.embeddings,
+        model,
+        processor,
+        dtype=settings.embedding_dtype,
+        fast=settings.fast,
+        batch_size=settings.embedding_batch_size,
+    )
 
 
 def _prepared(
@@ -312,4 +388,4 @@ def _prepared(
 
 def _set_aside(path: Path, error: Exception) -> None:
     logger.warning("%s: damaged (%s); its images are encoded again", path, error)
-    remove(path)
+    path.unlink(missing_ok=True)

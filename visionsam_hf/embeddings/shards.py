@@ -1,26 +1,37 @@
-"""What an embedding cache holds, and what of it can no longer be read."""
+"""Shards, the files of an embedding cache: written and read, and what of a cache can no longer be read."""
 
 import contextlib
 import json
-import mmap
+import logging
+import os
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import written_file
 
-STORED_AS = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
+logger = logging.getLogger(__name__)
+
+LAYOUT = 3
+DTYPES = ("float16", "bfloat16", "float32")
+FAST, EXACT = "16 bit", "float32"  # the arithmetic in meta.json
+SUFFIX = ".safetensors"
+# What reading a file can raise that is not what it should be.
+DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
+_TENSOR = "embeddings"
 _BLOCK = 4 * 2**20
-# Linux maps this much around a page that is read.
-_AROUND = 64 * 2**10
+# Bytes that may be mapped before all maps are closed. Linux maps so much around a page that is read, at the most.
+_MAPPED_BYTES, _AROUND = 16 * 2**20, 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -28,9 +39,9 @@ class Shard:
     """One finished shard.
 
     Attributes:
-        path: of the `.npy`.
+        path: of the file: a tensor (n, C, h, w), and what follows in its header.
         keys: of its embeddings, in order.
-        crc32: of its data.
+        crc32: of the keys and the data.
     """
 
     path: Path
@@ -38,105 +49,80 @@ class Shard:
     crc32: int
 
 
-def read_index(index: Path) -> Shard:
-    """The shard that a `.json` speaks for. Raises `OSError`, `ValueError` or `KeyError` when it cannot."""
-    described = json.loads(index.read_text(encoding="utf-8"))
-    path = index.with_suffix(".npy")
-    path.stat()
-    return Shard(path, tuple(described["images"]), int(described["crc32"]))
+def read_shard(path: Path) -> Shard:
+    """What a shard's header says. Raises one of `DAMAGE` when it says nothing."""
+    with safe_open(path, "pt") as file:
+        described = file.metadata() or {}
+        count = file.get_slice(_TENSOR).get_shape()[0]
+    shard = Shard(path, tuple(json.loads(described["images"])), int(described["crc32"]))
+    if count != len(shard.keys):
+        raise ValueError("another number of embeddings than of images")
+    return shard
 
 
 def verify(shard: Shard) -> None:
-    """Read a shard through once. Raises `OSError` or `ValueError` when it is not what its index says."""
+    """Read a shard through once. Raises one of `DAMAGE` when it is not what its header says."""
     with open(shard.path, "rb") as file:
-        shape, dtype = _read_header(file)
-        if not shape or shape[0] != len(shard.keys):
-            raise ValueError("another number of embeddings than its index says")
-        checksum, size = 0, 0
+        # The format: the header's length in 8 bytes, the header, the data.
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        checksum = _checksum(shard.keys)
         while block := file.read(_BLOCK):
-            checksum, size = zlib.crc32(block, checksum), size + len(block)
-    if size != dtype.itemsize * int(np.prod(shape)):
-        raise ValueError("its length is wrong")
+            checksum = zlib.crc32(block, checksum)
     if checksum != shard.crc32:
         raise ValueError("checksum differs")
 
 
-class MappedShard:
-    """A shard in memory's address space; what is read is copied and given back, so memory does not grow with reading."""
-
-    def __init__(self, shard: Shard) -> None:
-        with open(shard.path, "rb") as file:
-            shape, self._dtype = _read_header(file)
-            self._start = file.tell()
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._shape = shape[1:]
-        self._count = int(np.prod(self._shape))
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        """A copy of one (C, h, w) embedding, as stored."""
-        size = self._count * self._dtype.itemsize
-        offset = self._start + row * size
-        copied = np.frombuffer(self._map, self._dtype, self._count, offset).copy()
-        if hasattr(mmap, "MADV_DONTNEED"):
-            # The pages stay in the system's cache; only this process stops counting them as its own.
-            first = max(0, offset - _AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
-            last = min(len(self._map), offset + size + _AROUND)
-            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
-        return copied.reshape(self._shape)
+def _checksum(keys: Sequence[str]) -> int:
+    return zlib.crc32("\n".join(keys).encode())
 
 
-def write_shard(directory: Path, name: str, keys: Sequence[str], values: Sequence[torch.Tensor], dtype: str) -> None:
-    """Write embeddings (C, h, w) of one shape as shard `name`, all or nothing."""
-    stored = np.dtype(STORED_AS[dtype])
-    checksum = 0
-    with _replacing(directory / f"{name}.npy") as file:
-        header = {"descr": stored.str, "fortran_order": False, "shape": (len(values), *values[0].shape)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for value in values:
-            content = value.to(getattr(torch, dtype)).contiguous()
-            if dtype == "bfloat16":
-                content = content.view(torch.int16)
-            data = memoryview(content.numpy()).cast("B")
-            checksum = zlib.crc32(data, checksum)
-            file.write(data)
-    write_json(directory / f"{name}.json", {"images": list(keys), "crc32": checksum})
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file, all or nothing."""
-    with _replacing(path) as file:
-        file.write(json.dumps(content, indent=2).encode())
-
-
-def remove(shard: Path) -> None:
-    """Remove a shard's two files; the index first, so that it vouches for nothing in between."""
-    shard.with_suffix(".json").unlink(missing_ok=True)
-    shard.with_suffix(".npy").unlink(missing_ok=True)
-
-
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"array format {version}")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype not in STORED_AS.values():
-        raise ValueError(f"not an array of embeddings ({dtype})")
-    return shape, dtype
+def write_shard(path: Path, keys: Sequence[str], values: Sequence[Tensor]) -> None:
+    """Write embeddings (C, h, w) of one shape and dtype, all or nothing. Raises `UserError` when it cannot."""
+    data = torch.stack(list(values))
+    checksum = zlib.crc32(data.view(torch.uint8).numpy(), _checksum(keys))
+    # Not `save_file`, which writes another file, locked by nobody and readable by its owner alone.
+    content = save({_TENSOR: data}, {"images": json.dumps(list(keys)), "crc32": str(checksum)})
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the body has written it, and is gone when it could not."""
+def writing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place; `UserError` where the cache cannot be written."""
     try:
-        with written_file(path) as temporary, open(temporary, "wb") as file:
-            yield file
+        with written_file(path) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(
-            f"{path.parent}: cannot be written ({error.strerror}); free space or choose another directory"
+            f"{path.parent}: cannot be written ({error.strerror}); free space or choose another embeddings directory"
         ) from None
 
 
-LAYOUT = 2
+class OpenShards:
+    """Rows of shards, by memory maps that stay open between reads.
+
+    A row costs a row, however large its file. Mapped pages count as this process's memory until their map is closed, so
+    all are closed after some megabytes.
+    """
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, Any] = {}
+        self._mapped = 0
+
+    def read(self, path: Path, row: int) -> Tensor:
+        """A copy of one (C, h, w) embedding, as stored."""
+        if self._mapped > _MAPPED_BYTES:
+            self._maps.clear()
+            self._mapped = 0
+        if path not in self._maps:
+            self._maps[path] = safe_open(path, "pt").get_slice(_TENSOR)
+        value = self._maps[path][row].clone()
+        self._mapped += value.nbytes + _AROUND
+        return value
+
+    def close(self, path: Path) -> None:
+        """Let go of a shard."""
+        self._maps.pop(path, None)
 
 
 @dataclass(frozen=True)
@@ -146,14 +132,10 @@ class Holding:
     Attributes:
         directory: where they lie.
         described: meta.json: encoder, preprocessing, dtype, arithmetic, library version, layout.
-        images: embeddings, a variant counted as one.
-        megabytes: of all files.
     """
 
     directory: Path
-    described: dict
-    images: int
-    megabytes: float
+    described: dict[str, Any]
 
     @property
     def is_current(self) -> bool:
@@ -161,71 +143,105 @@ class Holding:
         described = self.described
         return described.get("transformers") == transformers.__version__ and described.get("layout") == LAYOUT
 
+    @property
+    def images(self) -> int:
+        """Embeddings, a variant counted as one."""
+        count = 0
+        for path in self.directory.glob(f"*{SUFFIX}"):
+            try:
+                count += len(read_shard(path).keys)
+            except DAMAGE:
+                continue
+        return count
+
 
 def holdings(directory: str | Path) -> Iterator[Holding]:
-    """Every encoder's part of a cache. Raises `UserError` for a directory that is none."""
-    root = Path(directory)
-    metas = sorted(root.glob("*/meta.json"))
-    if not metas:
-        raise UserError(f"{directory}: is no embedding cache; give the directory that `embeddings` names")
-    for meta in metas:
+    """Every encoder's part of a cache; none of a directory that is no cache."""
+    for meta in sorted(Path(directory).glob("*/meta.json")):
         try:
             described = json.loads(meta.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             described = {}
-        images = 0
-        for index in _indices(meta.parent):
-            try:
-                images += len(read_index(index).keys)
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-        yield Holding(meta.parent, described, images, _megabytes(meta.parent))
+        yield Holding(meta.parent, described)
+
+
+def choose_set(root: Path, encoder: dict[str, Any], dtype: str | None, fast: bool | None) -> tuple[str, str]:
+    """The dtype and arithmetic to use: what is asked for, and for what is left open, what an encoder has in a cache.
+
+    A second set beside those of the same encoder is said in a line, since it takes their disk space and time again.
+    """
+    default = (dtype or "float16", EXACT if dtype == "float32" or fast is False else FAST)
+    same = [held for held in holdings(root) if encoder.items() <= held.described.items()]
+    current = {(held.described["dtype"], held.described["arithmetic"]) for held in same if held.is_current}
+    fitting = {
+        (stored, arithmetic)
+        for stored, arithmetic in current
+        if dtype in (None, stored) and (fast is None or stored == "float32" or arithmetic == (FAST if fast else EXACT))
+    }
+    if default in fitting:
+        return default
+    names = " and ".join(sorted(f"{stored} by {arithmetic} arithmetic" for stored, arithmetic in fitting or current))
+    if len(fitting) > 1:
+        raise UserError(f"{root}: holds this encoder's embeddings as {names}; say which, with embedding_dtype and fast")
+    if fitting:
+        return fitting.pop()
+    if os.environ.get("RANK", "0") == "0":
+        if current:
+            logger.warning("%s: holds this encoder's embeddings as %s; %s by %s makes another set", root, names, *default)
+        elif same:
+            logger.warning("%s: holds another version's embeddings, which embed --prune removes; encoding anew", root)
+    return default
+
+
+def _some_holdings(directory: str | Path) -> list[Holding]:
+    found = list(holdings(directory))
+    if not found:
+        raise UserError(f"{directory}: is no embedding cache; give the directory that `embeddings` names")
+    return found
 
 
 def describe_cache(directory: str | Path) -> str:
-    """A table of a cache's parts, a line each."""
+    """A table of a cache's parts, a line each. Raises `UserError` for a directory that is no cache."""
     lines = [f"{'images':>8} {'MB':>9}  {'dtype':8} {'arithmetic':10} {'transformers':12} directory"]
-    for holding in holdings(directory):
+    for holding in _some_holdings(directory):
         described = holding.described
         note = "" if holding.is_current else "  (another version's: --prune removes it)"
         lines.append(
-            f"{holding.images:8d} {holding.megabytes:9.1f}  {described.get('dtype', '?'):8}"
+            f"{holding.images:8d} {_megabytes(holding.directory):9.1f}  {described.get('dtype', '?'):8}"
             f" {described.get('arithmetic', '?'):10} {described.get('transformers', '?'):12} {holding.directory}{note}"
         )
     return "\n".join(lines)
 
 
 def prune_cache(directory: str | Path) -> str:
-    """Remove parts of other versions, damaged shards, and files that no index vouches for; says what went.
+    """Remove parts of other versions, damaged shards, and what killed writers left; says what went.
 
     Not while something writes to the cache: its unfinished files look like leftovers.
+
+    Raises:
+        UserError: a directory that is no cache.
     """
     root = Path(directory)
     before = _megabytes(root)
     parts = shards = leftovers = 0
-    for holding in list(holdings(root)):
+    for holding in _some_holdings(root):
         if not holding.is_current:
             shutil.rmtree(holding.directory)
             parts += 1
             continue
-        for index in _indices(holding.directory):
+        for path in holding.directory.glob(f"*{SUFFIX}"):
             try:
-                verify(read_index(index))
-            except (OSError, ValueError, KeyError, TypeError):
-                remove(index.with_suffix(".npy"))
+                verify(read_shard(path))
+            except DAMAGE:
+                path.unlink()
                 shards += 1
-        orphans = [path for path in holding.directory.glob("*.npy") if not path.with_suffix(".json").exists()]
-        for path in [*orphans, *holding.directory.glob(".*.tmp")]:
+        for path in holding.directory.glob(".*.tmp"):
             path.unlink()
             leftovers += 1
     freed = before - _megabytes(root)
     return (
         f"removed {parts} parts of other versions, {shards} damaged shards, {leftovers} leftover files: {freed:.1f} MB"
     )
-
-
-def _indices(part: Path) -> list[Path]:
-    return [path for path in sorted(part.glob("*.json")) if path.name != "meta.json"]
 
 
 def _megabytes(directory: Path) -> float:

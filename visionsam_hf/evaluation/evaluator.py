@@ -1,5 +1,6 @@
 """Evaluate a model on a data set: every prompt scored once, all selections, averages and breakdowns from the scores."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -133,7 +134,8 @@ def evaluate_model(
     """
     check_selection(selection)
     predict, name = model_predictor(model, processor=processor, prompt=prompt, cache=cache, batch_size=batch_size)
-    groups = score_dataset(predict, dataset, max_prompts=max_prompts)
+    with contextlib.nullcontext() if cache is None else cache.filling():
+        groups = list(score_dataset(predict, dataset, max_prompts=max_prompts))
     table = pa.Table.from_pylist([row for group in groups for row in group], schema=SCHEMA)
     names = {"model": name, "dataset": dataset.info.dataset_name or "", "split": str(dataset.split or "")}
     summary = summarise(columns_of(table), selection=selection, thresholds=thresholds, seed=seed)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from visionsam_hf.data.errors import decoding
 from visionsam_hf.data.masks import encode_rle
 from visionsam_hf.evaluation.metrics import COUNTS, mask_counts
+from visionsam_hf.inference import TOKENS
 
 # (name, upper edges, labels): the classes are fixed, so that data sets compare.
 BINS = {
@@ -130,7 +131,6 @@ if TYPE_CHECKING:
     from visionsam_hf.inference.prediction import PromptResult
 
 FILE = "per_sample.parquet"
-TOKENS = 4
 _RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 MASKS = ("truth", "masks")  # the columns that only figures read
 SCHEMA = pa.schema(

@@ -23,7 +23,8 @@ from visionsam_hf.data.geometry import logits_to_original, to_square
 from visionsam_hf.data.records import looks_local, resolve_model
 from visionsam_hf.embeddings.cache import decode_image
 from visionsam_hf.inference.prediction import PromptResult, iterate_answers, prompt_points
-from visionsam_hf.models.lora import find_adapter
+from visionsam_hf.models.loading import load_weights
+from visionsam_hf.models.lora import find_adapter, first_line
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def model_family(name_or_path: str) -> str:
     try:
         values, _ = PreTrainedConfig.get_config_dict(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{name_or_path}: its config cannot be read ({_first_line(error)}); check the name") from None
+        raise UserError(f"{name_or_path}: its config cannot be read ({first_line(error)}); check the name") from None
     family = values.get("model_type")
     if family != "sam" and family not in ADAPTERS:
         known = ", ".join(["sam", *ADAPTERS])
@@ -96,33 +97,14 @@ def load_promptable(name_or_path: str) -> "Promptable":
     if adapter is None:
         raise UserError(f"{name_or_path}: is a plain SAM; load it with load_model")
     model_class = getattr(importlib.import_module("transformers"), adapter.model_class)
-    try:
-        # Never pickled weights: they could run code.
-        model = model_class.from_pretrained(name_or_path, use_safetensors=True, dtype=torch.float32)
-    except ImportError as error:
-        raise UserError(f"{name_or_path}: needs a package that is missing ({_first_line(error)}); install it") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{name_or_path}: cannot be loaded ({_first_line(error)}); it must be saved as safetensors"
-        ) from None
-    except Exception as error:
-        # safetensors' own error class derives from Exception alone.
-        if type(error).__name__ != "SafetensorError":
-            raise
-        told = _first_line(error)
-        raise UserError(f"{name_or_path}: its weights are damaged ({told}); copy the model again") from None
+    model = load_weights(model_class, name_or_path, name_or_path)
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{name_or_path}: has no preprocessing ({_first_line(error)}); save its processor beside the model"
+            f"{name_or_path}: has no preprocessing ({first_line(error)}); save its processor beside the model"
         ) from None
     return Promptable(model.eval(), adapter, settings)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
 
 
 class Promptable:

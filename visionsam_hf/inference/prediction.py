@@ -1,8 +1,9 @@
-"""Masks without a prompt: a grid of points, of whose masks the sure, stable and different ones are kept.
+"""Prompts to masks at the original size: of every object of a data set, or on a grid over a photograph.
 
-SAM's automatic mask generation. The pipeline of transformers that does it needs torchvision, which this package does
-without; and it works at the photograph's size, which for a 12-megapixel photograph takes gigabytes. Here masks are
-sorted out on the grid of the logits, and only those that are kept grow to the photograph's size.
+The grid is SAM's automatic mask generation: masks without a prompt, of which the sure, stable and different ones are
+kept. The pipeline of transformers that does it needs torchvision, which this package does without; and it works at the
+photograph's size, which for a 12-megapixel photograph takes gigabytes. Here masks are sorted out on the grid of the
+logits, and only those that are kept grow to the photograph's size.
 """
 
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import cv2
 import datasets
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from PIL.Image import Image
 from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.geometry import logits_to_original, to_square, valid_region
-from visionsam_hf.data.masks import decode_rle
+from visionsam_hf.data.masks import decode_rle, mask_box
 from visionsam_hf.data.prompts import interior_point, negative_point
 from visionsam_hf.embeddings.cache import EmbeddingCache, decode_image
 from visionsam_hf.models.decoder import predict_tokens
@@ -77,11 +79,12 @@ def iterate_predictions(
     def answer(
         embedding: torch.Tensor, boxes: np.ndarray, truths: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        logits, scores = predict_prompts(model, embedding, boxes, truths, prompt)
-        full = logits_to_original(logits, truths[0].shape, image_side(model)) > 0
+        size = truths[0].shape
+        logits, scores = predict_at(model, embedding, boxes, prompt_points(boxes, truths, prompt), size, prompt)
+        full = logits_to_original(logits, size, image_side(model)) > 0
         return full.cpu().numpy(), scores.float().cpu().numpy()
 
-    rows = iterate_embeddings(model, processor, dataset, cache=cache)
+    rows = iterate_embeddings(model, processor, dataset, cache=cache, max_prompts=max_prompts)
     names = dataset.features["category"].names
     return iterate_answers(rows, names, answer, prompt=prompt, batch_size=batch_size, max_prompts=max_prompts)
 
@@ -131,18 +134,33 @@ def iterate_answers(
 
 
 def iterate_embeddings(
-    model: SamModel, processor: SamProcessor, dataset: datasets.Dataset, *, cache: EmbeddingCache | None
+    model: SamModel,
+    processor: SamProcessor,
+    dataset: datasets.Dataset,
+    *,
+    cache: EmbeddingCache | None,
+    max_prompts: int | None = None,
 ) -> Iterator[tuple[int, dict, torch.Tensor]]:
-    """Every row that has objects: its index, the row with its image undecoded, and the image's (C, h, w) embedding."""
-    rows = dataset.cast_column("image", datasets.Image(decode=False))
-    keys = cache.add(dataset) if cache is not None else []
-    for index in range(len(rows)):
-        row = rows[index]
+    """Every row that has objects: its index, the row with its image undecoded, and the image's (C, h, w) embedding.
+
+    Args:
+        cache: filled first with what it lacks of these rows.
+        max_prompts: stop after the row with so many objects before it and in it.
+    """
+    places, objects = [], 0
+    for index, row in enumerate(dataset.select_columns(["objects"])):
+        if max_prompts is not None and objects >= max_prompts:
+            break
         if row["objects"]:
-            if cache is not None:
-                yield index, row, cache[keys[index]]
-            else:
-                yield index, row, encode_image(model, processor, decode_image(row["image"]))
+            places.append(index)
+            objects += len(row["objects"])
+    asked = dataset.select(places)
+    keys = cache.add(asked) if cache is not None else []
+    for place, row in enumerate(asked.cast_column("image", datasets.Image(decode=False))):
+        if cache is not None:
+            yield places[place], row, cache[keys[place]]
+        else:
+            yield places[place], row, encode_image(model, processor, decode_image(row["image"]))
 
 
 @torch.inference_mode()
@@ -150,21 +168,6 @@ def encode_image(model: SamModel, processor: SamProcessor, image: Image) -> torc
     """The (C, h, w) embedding of one PIL image."""
     pixels = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)
     return model.vision_encoder(pixels).last_hidden_state[0]
-
-
-@torch.inference_mode()
-def predict_prompts(
-    model: SamModel, embedding: torch.Tensor, boxes: np.ndarray, truths: Sequence[np.ndarray], prompt: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (N, 4, h, w) and scores (N, 4) for N prompts of one image.
-
-    Args:
-        embedding: (C, h, w).
-        boxes: (N, 4) in original pixels. truths: N (H, W) bool, from which points are taken.
-        prompt: the kind for all of them.
-    """
-    points = prompt_points(boxes, truths, prompt)
-    return predict_at(model, embedding, boxes, points, truths[0].shape, prompt)
 
 
 def prompt_points(boxes: np.ndarray, truths: Sequence[np.ndarray], prompt: str) -> np.ndarray:
@@ -257,7 +260,7 @@ def generate_masks(
         for place, token in good.nonzero().tolist():
             found = logits[place, token].clone()
             kept.append((float(scores[place, token]), float(stable[place, token]), asked[place], found))
-    boxes = np.array([_mask_box(logits) for *_, logits in kept], np.float64).reshape(-1, 4)
+    boxes = np.array([mask_box((logits > 0).numpy()) for *_, logits in kept]).reshape(-1, 4)
     for place in suppress(boxes, np.array([score for score, *_ in kept])):
         score, stable_share, point, found = kept[place]
         mask = (logits_to_original(found[None], original_size, image_side(model))[0] > 0).numpy()
@@ -282,20 +285,5 @@ def stability(logits: torch.Tensor) -> torch.Tensor:
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, *, same: float = _SAME_BOX_IOU) -> list[int]:
     """Which of (N, 4) boxes [x1, y1, x2, y2) stay when of those with an IoU above `same` only the best-scored does."""
-    kept: list[int] = []
-    for place in np.argsort(-scores, kind="stable"):
-        others = boxes[kept]
-        overlap = (
-            np.clip(np.minimum(boxes[place, 2:], others[:, 2:]) - np.maximum(boxes[place, :2], others[:, :2]), 0, None)
-        ).prod(1)
-        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-        union = areas[place] + areas[kept] - overlap
-        if not (overlap > same * union).any():
-            kept.append(int(place))
-    return kept
-
-
-def _mask_box(logits: torch.Tensor) -> list[int]:
-    inside = logits > 0
-    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+    corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)  # [x, y, width, height]
+    return [int(place) for place in cv2.dnn.NMSBoxes(corners.tolist(), scores.tolist(), 0.0, same)]

@@ -1,4 +1,7 @@
-"""What `visionsam predict` writes: masks, overlays, a JSON line a mask, and a COCO file for any annotation tool.
+"""What `visionsam predict` reads and writes.
+
+It is asked by prompts for many photographs, from a list or from a COCO file, and answers with masks, overlays, a JSON
+line a mask, and a COCO file for any annotation tool:
 
     DIR/
     ├── coco.json            run-length masks with scores; empty masks are left out
@@ -9,19 +12,186 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from datasets_builders.photographs import image_files, path_inside
 from visionsam_hf.data.errors import UserError, writing_error
 from visionsam_hf.data.files import written_directory
 from visionsam_hf.data.masks import encode_mask, encode_rle, mask_box
-from visionsam_hf.inference.prompt_files import Asked, Prompt
+
+CATEGORY = "defect"  # of a prompt that names none
+_KEYS = {"image", "box", "point", "category"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A box [x1, y1, x2, y2) or a point (x, y) in pixels of the photograph; neither asks for everything in it."""
+
+    box: tuple[float, ...] = ()
+    point: tuple[float, ...] = ()
+    category: str = CATEGORY
+
+    @property
+    def kind(self) -> str:
+        """ "box", "point" or "everything"."""
+        return "box" if self.box else "point" if self.point else "everything"
+
+    def check(self, size: tuple[int, int], where: str) -> None:
+        """Refuse what is not inside a photograph of (width, height); `where` names the place of the prompt."""
+        width, height = size
+        if self.box:
+            x1, y1, x2, y2 = self.box
+            if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+                wrong = f"{list(self.box)} is not a box inside the {width} x {height} image"
+                raise UserError(f"{where}: {wrong}; give X1 < X2 and Y1 < Y2")
+        elif self.point and not (0 <= self.point[0] < width and 0 <= self.point[1] < height):
+            raise UserError(f"{where}: {list(self.point)} is outside the {width} x {height} image")
+
+
+@dataclass
+class Asked:
+    """The prompts of one photograph.
+
+    Attributes:
+        name: the file as the list names it. path: where it lies.
+        prompts: with the place each came from, for messages.
+        coco_id: of the photograph in the COCO file that it came from.
+    """
+
+    name: str
+    path: Path
+    prompts: list[tuple[Prompt, str]] = field(default_factory=list)
+    coco_id: int | None = None
+
+
+def same_prompt(image: Path, prompt: Prompt, where: str) -> list[Asked]:
+    """One prompt for a photograph, or for every photograph in a folder."""
+    if image.is_file():
+        return [Asked(image.name, image, [(prompt, where)])]
+    if not image.is_dir():
+        raise UserError(f"{image}: no such image or folder")
+    paths = image_files(image)
+    if not paths:
+        raise UserError(f"{image}: holds no images; give a photograph or a folder of them")
+    return [Asked(path.relative_to(image).as_posix(), path, [(prompt, where)]) for path in paths]
+
+
+def read_prompts(file: Path, folder: Path) -> tuple[list[Asked], dict[str, int]]:
+    """The prompts in a file, by photograph in the order of their first mention.
+
+    Args:
+        file: `.jsonl`, with a line each such as {"image": "a.png", "box": [10, 20, 60, 80], "category": "scratch"}, or
+            with "point": [x, y]; or `.json` in COCO's format, whose boxes are the prompts.
+        folder: that image names are relative to.
+
+    Returns:
+        What is asked, and category name to its id: the COCO file's own, or numbers from 1.
+
+    Raises:
+        UserError: a damaged line or file, a missing photograph, nothing asked.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give a list of prompts (.jsonl) or a COCO file (.json)")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder; --prompts needs the folder that image names are relative to")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); save it as UTF-8 text") from None
+    asked, categories = (_read_coco if file.suffix == ".json" else _read_lines)(file, text, folder)
+    if not asked:
+        raise UserError(f"{file}: asks for nothing; it needs at least one box or point")
+    return asked, categories
+
+
+def _read_lines(file: Path, text: str, folder: Path) -> tuple[list[Asked], dict[str, int]]:
+    asked: dict[str, Asked] = {}
+    categories: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{file}:{number}"
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: is not JSON ({error}); write one object a line") from None
+        if not isinstance(values, dict) or not isinstance(values.get("image"), str) or set(values) - _KEYS:
+            raise UserError(f"{where}: must be an object with 'image', 'box' or 'point', and maybe 'category'")
+        box, point = (_numbers(values, key, count, where) for key, count in (("box", 4), ("point", 2)))
+        if bool(box) == bool(point):
+            raise UserError(f"{where}: give one prompt, 'box': [x1, y1, x2, y2] or 'point': [x, y]")
+        category = str(values.get("category", CATEGORY))
+        categories.setdefault(category, len(categories) + 1)
+        name = values["image"]
+        if name not in asked:
+            asked[name] = Asked(name, _photograph(folder, name, where))
+        asked[name].prompts.append((Prompt(box, point, category), where))
+    return list(asked.values()), categories
+
+
+def _numbers(values: Mapping[str, Any], key: str, count: int, where: str) -> tuple[float, ...]:
+    given = values.get(key)
+    if given is None:
+        return ()
+    if (
+        not isinstance(given, list)
+        or len(given) != count
+        or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in given)
+    ):
+        raise UserError(f"{where}: '{key}' must be {count} numbers, not {given!r}")
+    return tuple(float(value) for value in given)
+
+
+def _read_coco(file: Path, text: str, folder: Path) -> tuple[list[Asked], dict[str, int]]:
+    try:
+        values = json.loads(text)
+        names = {int(entry["id"]): str(entry["name"]) for entry in values["categories"]}
+        asked = {
+            int(entry["id"]): Asked(entry["file_name"], folder / entry["file_name"], coco_id=int(entry["id"]))
+            for entry in values["images"]
+        }
+        for number, entry in enumerate(values["annotations"]):
+            where = f"{file}: annotation {entry.get('id', number)}"
+            x, y, width, height = _numbers(entry, "bbox", 4, where)
+            prompt = Prompt((x, y, x + width, y + height), (), names[int(entry["category_id"])])
+            asked[int(entry["image_id"])].prompts.append((prompt, where))
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: is no COCO file with boxes ({problem}); mend or export it again") from None
+    found = [entry for entry in asked.values() if entry.prompts]
+    for entry in found:
+        entry.path = _photograph(folder, entry.name, str(file))
+    return found, {name: identifier for identifier, name in names.items()}
+
+
+def _photograph(folder: Path, name: str, where: str) -> Path:
+    path = path_inside(folder, name, where)
+    if not path.is_file():
+        raise UserError(f"{where}: no image '{name}' in {folder}; name files relative to that folder")
+    return path
+
+
+def checked(asked: list[Asked]) -> Iterator[Asked]:
+    """What is asked, each prompt checked against its photograph's size, of which only the header is read."""
+    for entry in asked:
+        try:
+            with Image.open(entry.path) as image:
+                width, height = image.size
+                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{entry.path}: is not an image ({error}); replace or remove it") from None
+        for prompt, where in entry.prompts:
+            prompt.check((height, width) if turned else (width, height), where)
+        yield entry
+
 
 COCO = "coco.json"
 LINES = "predictions.jsonl"

@@ -164,8 +164,6 @@ def _as_pixels(logits: Tensor, height: int, width: int) -> Tensor:
     return logits.permute(0, 1, 8, 2, 4, 6, 3, 5, 7).flatten(6, 8).flatten(3, 5)
 
 
-
-
 def predict_tokens(
     model: SamModel,
     *,
@@ -199,7 +197,7 @@ def predict_tokens(
     if unknown:
         raise ValueError(f"unknown prompt kind {sorted(unknown)}; use one of {PROMPT_KINDS}")
     if not (fast and can_rearrange(model.mask_decoder)):
-        decode = _decode_by_modules
+        decode = decode_by_modules
     with _full_precision(boxes):
         position = _position(model, *image_embeddings.shape[-2:])
     results: list[tuple[list[int], Tensor, Tensor]] = []
@@ -216,9 +214,8 @@ def predict_tokens(
     if len(results) == 1:
         return results[0][1:]
     order = torch.tensor([row for rows, _, _ in results for row in rows], device=boxes.device).argsort()
-    return torch.cat([logits for _, logits, _ in results])[order], torch.cat([scores for _, _, scores in results])[
-        order
-    ]
+    _, logits, scores = zip(*results)
+    return torch.cat(logits)[order], torch.cat(scores)[order]
 
 
 def bind_predict_tokens(model: SamModel, *, fast: bool = True, compiled: bool = False) -> SamModel:
@@ -267,10 +264,10 @@ def _embed_prompts(model: SamModel, kind: str, boxes: Tensor, points: Tensor) ->
     return model.prompt_encoder(input_points=points, input_labels=labels, input_boxes=None, input_masks=None)
 
 
-def _decode_by_modules(
+def decode_by_modules(
     decoder: SamMaskDecoder, image: Tensor, position: Tensor, sparse: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What `decode_tokens` computes, through the library's modules."""
+    """What `decode_tokens` computes, through the library's modules, in terms that any exporter knows."""
     batch, prompts = sparse.shape[:2]
     channels, height, width = image.shape[1:]
     outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])

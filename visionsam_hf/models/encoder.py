@@ -31,6 +31,11 @@ class ImageEncoder:
                 self._layers = [_Layer(layer, self._grid_side) for layer in self._encoder.layers]
 
     @property
+    def is_fast(self) -> bool:
+        """Whether it computes in 16 bits."""
+        return self._layers is not None
+
+    @property
     def _grid_side(self) -> int:
         return self._encoder.config.image_size // self._encoder.config.patch_size
 

@@ -1,29 +1,29 @@
-"""Load a SAM model and its processor, reshape it, and decide what trains."""
+"""Load a SAM model and its processor, reshape and save it."""
 
 import copy
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from peft import PeftModel
-from torch import Tensor, nn
-from transformers import SamConfig, SamModel, SamProcessor
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel, SamConfig, SamModel, SamProcessor
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import looks_local, resolve_model
 from visionsam_hf.models.initialisation import initialise
-from visionsam_hf.models.lora import find_adapter, load_adapter, merge_adapter, save_adapter
+from visionsam_hf.models.lora import find_adapter, first_line, load_adapter, merge_adapter, save_adapter
 
-TRAINABLE = ("mask_decoder", "mask_decoder+prompt_encoder", "all", "iou_prediction_head")
 # Checkpoints known to fit by their Hub ids; any other of the 'sam' type does too.
 BACKBONES = ("facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge", "wanglab/medsam-vit-base")
 # Other families by the start of their model type; none has a decoder that the trainers know.
 _RELATIVES = {"sam_hq": "SAM-HQ", "sam2": "SAM 2", "edgetam": "EdgeTAM"}
-MASK_OUTPUTS = ("single", "multi", "both")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -50,19 +50,27 @@ def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None)
     elif looks_local(name_or_path):
         raise UserError(f"{name_or_path}: no such model; give a directory, a Hub id, or visionsam-tiny")
     _sam_config(name_or_path, path, revision)
+    return load_weights(SamModel, name_or_path, str(path), revision=revision)
+
+
+def load_weights(cls: type[PreTrainedModel], name: str, path: str, *, revision: str | None = None) -> PreTrainedModel:
+    """A model of a class of transformers in float32, from a directory or a Hub id; `name` is what the user calls it.
+
+    Raises:
+        UserError: no such model, pickled weights only (they could run code), damaged ones, or a package is missing.
+    """
     try:
-        return SamModel.from_pretrained(path, revision=revision, use_safetensors=True, dtype=torch.float32)
+        return cls.from_pretrained(path, revision=revision, use_safetensors=True, dtype=torch.float32)
+    except ImportError as error:
+        problem, advice = "needs a package that is missing", "install it"
+        told = first_line(error)
+    except SafetensorError as error:
+        problem, advice = "its weights are damaged", "copy the model again"
+        told = first_line(error)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{name_or_path}: cannot be loaded ({_first_line(error)}); check the name and the files"
-        ) from None
-    except Exception as error:
-        # safetensors' own error class derives from Exception alone.
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UserError(
-            f"{name_or_path}: its weights are damaged ({_first_line(error)}); copy the model again"
-        ) from None
+        problem, advice = "cannot be loaded", "check the name, and that it is saved as safetensors"
+        told = first_line(error)
+    raise UserError(f"{name}: {problem} ({told}); {advice}")
 
 
 def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig:
@@ -70,7 +78,7 @@ def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig
         values, _ = SamConfig.get_config_dict(path, revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{name}: its config cannot be read ({_first_line(error)}); check the name and the network"
+            f"{name}: its config cannot be read ({first_line(error)}); check the name and the network"
         ) from None
     if values.get("model_type") != "sam":
         raise UserError(_not_supported(name, str(values.get("model_type"))))
@@ -87,9 +95,6 @@ def _not_supported(name: str, model_type: str) -> str:
     return f"{name}: is {what}; give a SAM ('sam') checkpoint: {', '.join(BACKBONES)}, or one tuned from them"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
 
 def load_processor(name_or_path: str, *, revision: str | None = None) -> SamProcessor:
     """The `SamProcessor` saved beside a model. Raises `UserError` when there is none."""
@@ -98,7 +103,7 @@ def load_processor(name_or_path: str, *, revision: str | None = None) -> SamProc
         return SamProcessor.from_pretrained(path, revision=revision)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{name_or_path}: has no processor ({_first_line(error)}); save SamProcessor.save_pretrained beside the model"
+            f"{name_or_path}: has no processor ({first_line(error)}); save SamProcessor.save_pretrained beside the model"
         ) from None
 
 
@@ -171,60 +176,6 @@ def image_side(model: SamModel) -> int:
     return model.config.vision_config.image_size
 
 
-def freeze(model: SamModel, trainable: str, *, mask_output: str = "both", scores: bool = True) -> list[str]:
-    """Freeze everything, then unfreeze what trains. The only place that decides.
-
-    Args:
-        model: changed in place.
-        trainable: "mask_decoder", "mask_decoder+prompt_encoder", "all", or "iou_prediction_head", which tunes
-            the scores and leaves the masks as they are.
-        mask_output: which mask tokens the loss sees: "single" (0), "multi" (1 to 3) or "both". The hypernetworks of
-            the others get no gradient and stay frozen, or AdamW would decay them.
-        scores: whether the loss sees the predicted IoU; else its head stays frozen, for the same reason.
-
-    Returns:
-        The names of the parameters that train.
-    """
-    if trainable not in TRAINABLE:
-        raise UserError(f"trainable: {trainable!r} is not one of {', '.join(TRAINABLE)}")
-    if mask_output not in MASK_OUTPUTS:
-        raise UserError(f"mask_output: {mask_output!r} is not one of {', '.join(MASK_OUTPUTS)}")
-    model.requires_grad_(False)
-    modules: dict[str, list[nn.Module]] = {
-        "mask_decoder": [model.mask_decoder],
-        "mask_decoder+prompt_encoder": [model.mask_decoder, model.prompt_encoder],
-        "all": [model],
-        "iou_prediction_head": [model.mask_decoder.iou_prediction_head],
-    }
-    for module in modules[trainable]:
-        module.requires_grad_(True)
-    # The positional encoding is random features, a buffer in Meta's code and a Parameter here; masks as prompts are not used.
-    for module in (
-        model.shared_image_embedding,
-        model.prompt_encoder.shared_embedding,
-        model.prompt_encoder.mask_embed,
-    ):
-        module.requires_grad_(False)
-    unseen = {"single": (1, 2, 3), "multi": (0,), "both": ()}[mask_output]
-    for index, mlp in enumerate(model.mask_decoder.output_hypernetworks_mlps):
-        if index in unseen:
-            mlp.requires_grad_(False)
-    if not scores:
-        model.mask_decoder.iou_prediction_head.requires_grad_(False)
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def freeze_prompts_not_drawn(model: SamModel, kinds: Sequence[str]) -> None:
-    """Freeze the prompt encoder's embeddings that prompts of these kinds never use; they would get no gradient."""
-    boxes, points = "box" in kinds, any(kind != "box" for kind in kinds)
-    used = {0: "point_pm" in kinds, 1: points, 2: boxes, 3: boxes}
-    for index, embedding in enumerate(model.prompt_encoder.point_embed):
-        if not used[index]:
-            embedding.requires_grad_(False)
-    if not points:
-        model.prompt_encoder.not_a_point_embed.requires_grad_(False)
-
-
 def encoder_fingerprint(model: SamModel) -> str:
     """A hash of everything in the model that an image embedding depends on: the vision encoder's weights and settings."""
     digest = hashlib.sha256(model.config.vision_config.to_json_string(use_diff=False).encode())
@@ -248,6 +199,4 @@ def save_model(model: SamModel | PeftModel, processor: SamProcessor, directory: 
 
 def to_best_device(model: SamModel) -> SamModel:
     """The model on this process's GPU when there is one, in evaluation mode."""
-    from accelerate import PartialState
-
     return model.to(PartialState().device).eval()

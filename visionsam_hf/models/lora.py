@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import SamModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -89,15 +90,18 @@ def load_adapter(
         return PeftModel.from_pretrained(
             base, resolve_model(name_or_path), revision=revision, is_trainable=trainable
         ).eval()
-    except Exception as error:
-        # safetensors' own error class derives from Exception alone.
-        if not isinstance(error, (OSError, ValueError, RuntimeError)) and type(error).__name__ != "SafetensorError":
-            raise
-        problem = error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        told = first_line(error)
     raise UserError(
-        f"{name_or_path}: does not fit its base model, or is damaged ({str(problem).strip().splitlines()[0]});"
+        f"{name_or_path}: does not fit its base model, or is damaged ({told});"
         " copy the adapter again, or mend base_model_name_or_path"
     )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; libraries go on for a page."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def merge_adapter(model: PeftModel) -> SamModel:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.prompts import PROMPT_KINDS
-from visionsam_hf.models.decoder import predict_tokens
+from visionsam_hf.models.decoder import decode_by_modules, predict_tokens
 from visionsam_hf.models.loading import image_side, mask_side
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
@@ -67,26 +67,10 @@ class OnnxDecoder(nn.Module):
         encoded = torch.cat([angles.sin(), angles.cos()], dim=-1)
         # A padding point is its label's embedding alone.
         prompts = encoded * (labels >= 0).unsqueeze(-1) + self.by_label[labels + 1]
-        decoder = self.decoder
-        outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        count = points.shape[0]
-        tokens = torch.cat([outputs.unsqueeze(0).expand(count, -1, -1), prompts], dim=1).unsqueeze(0)
-        image = (image_embeddings + self.no_mask).expand(count, -1, -1, -1)
-        channels, height, width = image_embeddings.shape[1:]
-        tokens, image = decoder.transformer(
-            point_embeddings=tokens.transpose(0, 1),
-            image_embeddings=image,
-            image_positional_embeddings=self.position.expand(count, -1, -1, -1),
-            attention_similarity=None,
-        )
-        image = image.transpose(2, 3).reshape(count, channels, height, width)
-        image = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(image)))
-        image = decoder.activation(decoder.upscale_conv2(image))
-        kernels = torch.stack(
-            [mlp(tokens[:, 0, 1 + index]) for index, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
-        )
-        logits = (kernels @ image.flatten(2)).unflatten(-1, (4 * height, 4 * width))
-        return logits, decoder.iou_prediction_head(tokens[:, 0, 0])
+        # As so many images of one prompt each.
+        image = (image_embeddings + self.no_mask).expand(points.shape[0], -1, -1, -1)
+        logits, scores = decode_by_modules(self.decoder, image, self.position, prompts.unsqueeze(1))
+        return logits[:, 0], scores[:, 0]
 
 
 def labelled_points(kind: str, boxes: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +137,7 @@ def compare(
 
     The IoU pools the pixels of all prompts and of the four tokens, on the logits' grid.
     """
-    import onnxruntime
+    import onnxruntime  # of the extra [onnx]
 
     encoder, decoder = (
         onnxruntime.InferenceSession(str(directory / name), providers=["CPUExecutionProvider"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers import TrainingArguments
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.models.loading import MASK_OUTPUTS, TRAINABLE
+from visionsam_hf.models.freezing import MASK_OUTPUTS, TRAINABLE
 from visionsam_hf.models.lora import ADAPTED
 from visionsam_hf.training.hyperparameters import (
     LOSS_TYPES,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visionsam_hf.data.settings import setting
+from visionsam_hf.embeddings.cache_settings import CacheSettings
 
 SFT_LOSSES = ("w_bce", "w_dice", "w_iou")
 LOSS_TYPES = ("paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce", "sft")
@@ -14,7 +15,7 @@ ON_DEVICE = ("auto", "always", "never")
 
 
 @dataclass
-class PromptTuningSettings:
+class PromptTuningSettings(CacheSettings):
     """What both stages share. Fields with a `TrainingArguments` name change its default."""
 
     trainable: str = setting(
@@ -29,13 +30,8 @@ class PromptTuningSettings:
     target_resize: str = setting(
         "area", "how masks reach the logits' grid: area keeps hairlines as fractions, nearest is the paper's"
     )
-    embeddings: str | None = setting(None, "directory of the embedding cache; empty encodes every image at every step")
-    embedding_dtype: str = setting("float16", "dtype of the cache: float16, bfloat16, or float32 (exact)")
     embeddings_on_device: str = setting(
         "auto", "keep all embeddings on the training device: auto (on a GPU with room for them twice), always or never"
-    )
-    fast: bool = setting(
-        True, "rearranged decoder, 16-bit encoding for 16-bit caches; false: the library's own forward, in float32"
     )
     compile_decoder: bool = setting(False, "compile the decoder's training step: a minute or two once, for long runs")
     learning_rate: float = setting(1e-4, "peak learning rate")

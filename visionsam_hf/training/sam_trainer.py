@@ -14,10 +14,11 @@ from transformers import SamModel, SamProcessor, TrainerCallback, TrainingArgume
 from transformers.trainer_utils import PredictionOutput
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.embeddings.cache import EmbeddingCache
+from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
 from visionsam_hf.models.decoder import bind_predict_tokens
+from visionsam_hf.models.freezing import freeze, freeze_prompts_not_drawn
 from visionsam_hf.models.initialisation import with_fresh_decoder
-from visionsam_hf.models.loading import freeze, freeze_prompts_not_drawn, load_model, load_processor, reshaped
+from visionsam_hf.models.loading import load_model, load_processor, reshaped
 from visionsam_hf.models.lora import add_adapter, check_same_adapter, find_adapter, load_adapter
 from visionsam_hf.training.resuming import ResumableTrainer
 from visionsam_hf.training.samples import ImageSource
@@ -90,7 +91,7 @@ class SamTrainer(ResumableTrainer):
         if args.device.type == "cuda":
             args.dataloader_pin_memory = True
         super().__init__(
-            model=bind_predict_tokens(model, fast=args.fast, compiled=args.compile_decoder),
+            model=bind_predict_tokens(model, fast=args.fast is not False, compiled=args.compile_decoder),
             args=args,
             data_collator=data_collator,
             train_dataset=train_samples,
@@ -236,9 +237,7 @@ def prepare_cache(model: SamModel, processor: SamProcessor, args: Any) -> Embedd
     """The embedding cache that the arguments name, on the device that will train."""
     if not args.embeddings:
         return None
-    return EmbeddingCache(
-        args.embeddings, model.to(args.device), processor, dtype=args.embedding_dtype, fast=args.fast
-    )
+    return open_cache(args, model.to(args.device), processor)
 
 
 def prepare_tuned(

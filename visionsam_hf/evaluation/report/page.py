@@ -15,7 +15,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from visionsam_hf.evaluation import BASELINE_PREFIX
 from visionsam_hf.evaluation.comparison import (
     HEADLINE,
     PAPER,
@@ -30,6 +29,7 @@ from visionsam_hf.evaluation.per_sample import TITLES
 from visionsam_hf.evaluation.report import charts, galleries
 from visionsam_hf.evaluation.report.galleries import PictureRow
 from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
+from visionsam_hf.inference import BASELINE_PREFIX
 
 _CELL = 1.75  # inches
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 8}
