@@ -12,11 +12,10 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import SamModel, SamProcessor, TrainingArguments
+from transformers import TrainingArguments
 
 from visionsam_hf.embeddings.shards import REFERENCES, remove_stale_references
 from visionsam_hf.training.hyperparameters import REFERENCE_FREE, DPOSettings
@@ -30,7 +29,7 @@ from visionsam_hf.training.losses import (
     preference_margin,
     ranking_loss,
 )
-from visionsam_hf.training.sam_trainer import SamTrainer, prepare_tuned
+from visionsam_hf.training.sam_trainer import SamTrainer
 from visionsam_hf.training.samples import PreferenceCollator, PreferenceSamples
 
 
@@ -103,17 +102,9 @@ class SamDPOTrainer(SamTrainer):
                 days = {} if self.args.embeddings else {"unused_days": 0.0}
                 remove_stale_references(self._reference_directory, keep=self.reference_files, **days)
 
-    def _prepared(
-        self, model: str | SamModel, args: Any, train_dataset: datasets.Dataset, processing_class: SamProcessor | None
-    ) -> tuple[SamModel | PeftModel, SamProcessor]:
-        return prepare_tuned(
-            model,
-            processing_class,
-            args,
-            mask_output=_tuned_tokens(train_dataset, args.policy_token),
-            scores=args.iou_weight > 0,
-            prompt_kinds=["box"],
-        )
+    def _loss_sees(self, args: Any, train_dataset: datasets.Dataset) -> dict[str, Any]:
+        tokens = _tuned_tokens(train_dataset, args.policy_token)
+        return dict(mask_output=tokens, scores=args.iou_weight > 0, prompt_kinds=["box"])
 
     def _samples(self, rows: datasets.Dataset, args: Any, *, training: bool, **common: Any) -> PreferenceSamples:
         return PreferenceSamples(rows, rankings=args.loss_type == "plackett_luce", **common)
@@ -153,9 +144,7 @@ class SamDPOTrainer(SamTrainer):
         shape = (len(samples), samples.mask_side, samples.mask_side)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
         stored = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-        loader = DataLoader(
-            samples, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
-        )
+        loader = DataLoader(samples, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator)
         for batch in tqdm(loader, desc="reference", disable=self.args.disable_tqdm):
             with torch.no_grad():
                 logits, _, _ = self.forward(self.model, self._prepare_inputs(batch))

@@ -74,14 +74,13 @@ class SamTrainer(ResumableTrainer):
         processing_class: SamProcessor | None = None,
         **kwargs: Any,
     ) -> None:
-        model, self.processor = self._prepared(model, args, train_dataset, processing_class)
+        seen = self._loss_sees(args, train_dataset)
+        model, self.processor = prepare_tuned(model, processing_class, args, **seen)
         cache = None
         if args.embeddings:
             # On the device that will train.
             model = model.to(args.device)
-            cache = EmbeddingCache(
-                args.embeddings, model, self.processor, dtype=args.embedding_dtype, fast=args.fast
-            )
+            cache = EmbeddingCache(args.embeddings, model, self.processor, dtype=args.embedding_dtype, fast=args.fast)
         common = dict(
             processor=self.processor,
             image_side=image_side(model),
@@ -115,10 +114,8 @@ class SamTrainer(ResumableTrainer):
     def _get_ready(self) -> None:
         """Once all is in place: what the loss needs beside the model."""
 
-    def _prepared(
-        self, model: str | SamModel, args: Any, train_dataset: datasets.Dataset, processing_class: SamProcessor | None
-    ) -> tuple[SamModel | PeftModel, SamProcessor]:
-        """The model with what trains unfrozen, and its processor: `prepare_tuned` with what the loss sees."""
+    def _loss_sees(self, args: Any, train_dataset: datasets.Dataset) -> dict[str, Any]:
+        """Arguments of `prepare_tuned`, by which it knows what learns."""
         raise NotImplementedError
 
     def _samples(self, rows: datasets.Dataset, args: Any, *, training: bool, **common: Any) -> Any:

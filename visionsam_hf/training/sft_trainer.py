@@ -6,15 +6,14 @@ from typing import Any
 
 import datasets
 import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import SamModel, SamProcessor, TrainingArguments
+from transformers import TrainingArguments
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.training.hyperparameters import SFTSettings
 from visionsam_hf.training.losses import balanced_bce, dice_loss, mask_bce, mask_iou
 from visionsam_hf.training.muon import MuonWithAdamW
-from visionsam_hf.training.sam_trainer import SamTrainer, prepare_tuned
+from visionsam_hf.training.sam_trainer import SamTrainer
 from visionsam_hf.training.samples import PromptCollator, PromptSamples
 
 logger = logging.getLogger(__name__)
@@ -47,13 +46,8 @@ class SamSFTTrainer(SamTrainer):
             self.model.vision_encoder.register_forward_hook(self._keep_embeddings)
             self._views = embedding_views(self.model.config.vision_config.output_channels).to(self.args.device)
 
-    def _prepared(
-        self, model: str | SamModel, args: Any, train_dataset: datasets.Dataset, processing_class: SamProcessor | None
-    ) -> tuple[SamModel | PeftModel, SamProcessor]:
-        return prepare_tuned(
-            model,
-            processing_class,
-            args,
+    def _loss_sees(self, args: Any, train_dataset: datasets.Dataset) -> dict[str, Any]:
+        return dict(
             mask_output=args.mask_output,
             scores=args.w_iou > 0,
             prompt_kinds=[kind for kind, share in args.prompt_mix.items() if share > 0],
