@@ -6,9 +6,9 @@ from typing import Any
 # Loaded on first use, so that `visionsam --help` does not wait for torch.
 _EXPORTS = {
     "EmbeddingCache": "visionsam_hf.embeddings.cache",
-    "SamDPOConfig": "visionsam_hf.training.configs",
+    "SamDPOConfig": "visionsam_hf.training.dpo_trainer",
     "SamDPOTrainer": "visionsam_hf.training.dpo_trainer",
-    "SamSFTConfig": "visionsam_hf.training.configs",
+    "SamSFTConfig": "visionsam_hf.training.sft_trainer",
     "SamSFTTrainer": "visionsam_hf.training.sft_trainer",
     "SegmentationMetric": "visionsam_hf.evaluation.segmentation_metric",
     "evaluate_model": "visionsam_hf.evaluation.evaluator",

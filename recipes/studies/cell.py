@@ -20,9 +20,8 @@ from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.preferences.candidates import Diversity, generate_candidates
 from visionsam_hf.preferences.oracle import oracle_row
 from visionsam_hf.preferences.ranking_statistics import Tally
-from visionsam_hf.training.configs import SamDPOConfig, SamSFTConfig
-from visionsam_hf.training.dpo_trainer import SamDPOTrainer
-from visionsam_hf.training.sft_trainer import SamSFTTrainer
+from visionsam_hf.training.dpo_trainer import SamDPOConfig, SamDPOTrainer
+from visionsam_hf.training.sft_trainer import SamSFTConfig, SamSFTTrainer
 
 # Preference rows, None if every ranking ties; and what is to be told of them.
 Pairs = tuple[datasets.Dataset | None, dict[str, Any]]

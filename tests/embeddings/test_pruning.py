@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import pytest
 
@@ -34,6 +36,17 @@ def test_prune_removes_what_nothing_reads(tmp_path, cache, model, processor, cap
     assert "1 parts" in capsys.readouterr().out
     assert not other.exists() and len(list(cache.directory.iterdir())) == 2
     assert len(EmbeddingCache(root, model, processor)) == 6
+
+
+def test_prune_knows_reference_logits(tmp_path, cache):
+    """Those of preference optimisation, which lie beside the encoders' parts: used within the month they stay."""
+    reference = tmp_path / "cache" / "reference"
+    reference.mkdir()
+    for name, days in (("reference_logits.old.npy", 40), ("reference_logits.new.npy", 5), (".reference_logits.x.npy.partial", 0)):
+        (reference / name).write_bytes(b"logits")
+        os.utime(reference / name, times=(time.time() - days * 86400,) * 2)
+    assert "2 files of reference logits" in prune_cache(tmp_path / "cache")
+    assert [path.name for path in reference.iterdir()] == ["reference_logits.new.npy"]
 
 
 def test_prune_removes_damaged_shards(tmp_path, cache):

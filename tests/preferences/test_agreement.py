@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from visionsam_hf.preferences import agreement
+from visionsam_hf.preferences import ranking_statistics as agreement
 
 
 def random_tasks(count, raters, seed=0, share=0.0):

@@ -75,6 +75,19 @@ def test_what_no_model_drew_is_drawn_once(model, processor, segmentation, monkey
     assert list(generate_candidates(model, processor, segmentation, **kept)) == first
 
 
+def test_what_no_model_drew_has_the_score_of_token_0(model, processor, segmentation):
+    rows = list(
+        generate_candidates(model, processor, segmentation, sources=["tokens", "otsu", "shapes"], max_prompts=4)
+    )
+    single = [answer.scores[0] for answer in iterate_predictions(model, processor, segmentation)]
+    offered = [
+        (entry, score) for row, score in zip(rows, single) for entry in row["candidates"] if entry["token"] == 0
+    ]
+    assert offered and {entry["source"] for entry, _ in offered} <= {"otsu", "shapes"}
+    for entry, score in offered:
+        assert entry["score"] == pytest.approx(float(score), rel=1e-5)
+
+
 def test_shapes_offer_the_box_and_its_ellipse(model, processor, segmentation):
     rows = list(
         generate_candidates(model, processor, segmentation, sources=["thresholds", "shapes"], max_prompts=4)

@@ -1,4 +1,6 @@
 import copy
+import os
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from conftest import tiny_processor
 
 from visionsam_hf import SamDPOConfig, SamDPOTrainer
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.training.losses import dice_loss, mask_bce
+from visionsam_hf.training.losses import dice_loss, mask_bce, ranking_loss
 from visionsam_hf.training.samples import PreferenceCollator
 
 TRL_METRICS = {
@@ -72,6 +74,26 @@ def test_training_prefers_the_chosen_masks(model, preferences, tmp_path, loss_ty
     assert metrics["eval_rewards/margins"] > 0.05 and metrics["eval_rewards/accuracies"] == 1.0
 
 
+@pytest.mark.parametrize(("tokens", "learning"), [((0, 0, 0), {0}), ((0, 1, 2), {0, 1, 2, 3}), ((2, 1, 3), {1, 2, 3})])
+def test_candidates_of_no_token_tune_token_0(model, preferences, tmp_path, tokens, learning):
+    """With `policy_token: candidate` the layers of the tokens that are tuned learn, token 0's too where it stands in."""
+
+    def retoken(row, index):
+        token = tokens[index % 3]
+        return {"candidates": [{**candidate, "token": token} for candidate in row["candidates"]]}
+
+    rows = preferences.map(retoken, with_indices=True, features=preferences.features)
+    trainer = make(model, rows, tmp_path, policy_token="candidate", max_steps=3)
+    mlps = model.mask_decoder.output_hypernetworks_mlps
+    assert {token for token in range(4) if next(mlps[token].parameters()).requires_grad} == learning
+    before = copy.deepcopy(mlps.state_dict())
+    trainer.train()
+    for token in set(tokens):
+        assert any(
+            not torch.equal(value, before[name]) for name, value in mlps.state_dict().items() if name.startswith(f"{token}.")
+        )
+
+
 def test_logs_what_trl_logs(model, preferences, tmp_path):
     trainer = make(model, preferences, tmp_path, eval_dataset=preferences, eval_strategy="steps", eval_steps=1)
     trainer.train()
@@ -110,8 +132,6 @@ def test_added_terms(model, preferences, tmp_path):
     plain, trainer, batch = losses()
     logits, scores, valid = trainer.forward(trainer.model, batch)
     with_sft, _, _ = losses(sft_weight=0.5)
-    from visionsam_hf.training.losses import ranking_loss
-
     pull = mask_bce(logits[:, 0], batch["chosen"], valid) + dice_loss(logits[:, 0], batch["chosen"], valid)
     torch.testing.assert_close(with_sft - plain, 0.5 * pull.detach(), rtol=1e-3, atol=1e-5)
     with_kl, _, _ = losses(kl_weight=1.0)
@@ -155,6 +175,41 @@ def test_the_reference_is_computed_once_a_model_and_data(model, preferences, tmp
     with torch.no_grad():
         moved.mask_decoder.upscale_conv2.weight.mul_(1.1)
     assert files(moved)[0] != first[0]
+
+
+def test_known_image_keys_are_not_computed_again(model, preferences, tmp_path, monkeypatch):
+    def refuse(image):
+        raise AssertionError("an image was read for its key")
+
+    settings = dict(embeddings=str(tmp_path / "cache"))
+    first = make(copy.deepcopy(model), preferences, tmp_path, **settings).reference_files
+    monkeypatch.setattr("visionsam_hf.training.samples.image_hash", refuse)
+    monkeypatch.setattr("visionsam_hf.training.dpo_trainer.image_hash", refuse, raising=False)
+    assert make(copy.deepcopy(model), preferences, tmp_path, **settings).reference_files == first
+
+
+def test_reference_logits_that_nothing_uses_are_removed(model, preferences, tmp_path):
+    """Beside the embeddings after a month, and unfinished ones after a day; in the output directory at once."""
+    out, shared = tmp_path / "out", tmp_path / "cache" / "reference"
+
+    def left(directory, *, days):
+        names = [f"reference_logits.{days}.npy", f".reference_logits.{days}.npy.1234.partial"]
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (directory / name).write_bytes(b"")
+            os.utime(directory / name, times=(time.time() - days * 86400,) * 2)
+        return {directory / name for name in names}
+
+    old, recent, unfinished = left(shared, days=40), left(shared, days=2), left(out, days=2)
+    used = make(copy.deepcopy(model), preferences, tmp_path, embeddings=str(tmp_path / "cache")).reference_files
+    kept = shared / "reference_logits.2.npy"
+    assert set(shared.iterdir()) == {kept, *used} and kept in recent and not old & set(shared.iterdir())
+    # A file that is read counts as used, whatever the file system records.
+    os.utime(used[0], times=(time.time() - 40 * 86400,) * 2)
+    make(copy.deepcopy(model), preferences, tmp_path, embeddings=str(tmp_path / "cache"))
+    assert used[0].exists() and time.time() - used[0].stat().st_atime < 86400
+    own = make(copy.deepcopy(model), preferences, tmp_path).reference_files
+    assert set(out.glob("*reference_logits*")) == set(own) and not unfinished & set(out.iterdir())
 
 
 def test_scores_alone_leave_the_masks(model, preferences, tmp_path):

@@ -1,5 +1,6 @@
 import copy
 import json
+from typing import get_args, get_type_hints
 
 import datasets
 import numpy as np
@@ -13,7 +14,13 @@ from transformers import SamModel
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_mask
+from visionsam_hf.data.prompts import PROMPT_KINDS
 from visionsam_hf.data.schema import object_row, segmentation_features
+from visionsam_hf.data.settings import build_settings
+from visionsam_hf.embeddings.shards import DTYPES
+from visionsam_hf.models.freezing import MASK_OUTPUTS, TRAINABLE
+from visionsam_hf.models.lora import ADAPTED
+from visionsam_hf.training.hyperparameters import PromptKind, SFTSettings
 from visionsam_hf.training.losses import mask_bce
 from visionsam_hf.training.samples import PromptCollator, PromptSamples
 from visionsam_hf.training.sft_trainer import embedding_views, read_embeddings
@@ -72,6 +79,49 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(model, segmentation,
     assert any(value.abs().max() > 1e-4 for value in whole.values())
     for name, value in whole.items():
         torch.testing.assert_close(pieces[name], value, rtol=1e-3, atol=1e-6)
+
+
+def test_accumulation_over_the_end_of_an_epoch_trains_as_the_whole_batch(model, segmentation, tmp_path):
+    """9 samples in batches of 4, 4 and 1: the last accumulated batch has fewer pieces, none is divided twice."""
+    settings = dict(max_steps=6, w_dice=1.0, lr_scheduler_type="constant")
+    whole = make(copy.deepcopy(model), segmentation, tmp_path, per_device_train_batch_size=4, **settings)
+    pieces = make(
+        copy.deepcopy(model), segmentation, tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=4,
+        optim="adamw_torch", **settings,
+    )  # fmt: skip
+    assert losses(pieces) == pytest.approx(losses(whole), rel=1e-3)
+
+
+def test_the_evaluation_loss_is_a_mean_over_prompts(model, segmentation, tmp_path):
+    """Not over batches: images have one or two objects, and the last batch one image."""
+    settings = dict(eval_dataset=segmentation, prompts_per_image=2, w_dice=1.0)
+    trainer = make(model, segmentation, tmp_path, per_device_eval_batch_size=5, **settings)
+    losses = trainer.prompt_losses(model.eval(), PromptCollator()([trainer.eval_dataset[index] for index in range(6)]))[0]
+    assert len(losses) == 9
+    found = trainer.evaluate()
+    assert found["eval_loss"] == pytest.approx(float(losses.detach().mean()), rel=1e-5)
+    assert trainer.evaluate(metric_key_prefix="test")["test_loss"] == found["eval_loss"]
+
+
+def test_metrics_are_read_only_when_they_are_logged(model, segmentation, tmp_path, monkeypatch):
+    trainer = make(model, segmentation, tmp_path)
+    losses = torch.tensor([1.0, 2.0], requires_grad=True)
+    for name in ("item", "tolist", "__float__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_: pytest.fail("the step waits for the device"))
+    trainer._record("train", {"iou": losses})
+    trainer._record("train", {"iou": losses[:1]})
+    monkeypatch.undo()
+    assert trainer._take_means("train", "") == {"iou": pytest.approx(4 / 3)}
+    assert trainer._take_means("train", "") == {}
+
+
+def test_workers_that_persist_draw_prompts_anew(model, segmentation, tmp_path):
+    settings = dict(max_steps=6, per_device_train_batch_size=5, box_jitter=0.3, dataloader_num_workers=1)
+    fresh, persistent = (
+        losses(make(copy.deepcopy(model), segmentation, tmp_path, dataloader_persistent_workers=persists, **settings))
+        for persists in (False, True)
+    )
+    assert persistent == pytest.approx(fresh, rel=1e-5)
 
 
 def losses(trainer):
@@ -323,6 +373,21 @@ def test_warns_when_masks_drift_away(model, segmentation, tmp_path, caplog):
 def test_wrong_settings_name_the_key(tmp_path, settings, key):
     with pytest.raises(UserError, match=key):
         SamSFTConfig(output_dir=str(tmp_path), **settings)
+    with pytest.raises(UserError, match=key):
+        build_settings(SamSFTConfig, {"output_dir": str(tmp_path), **settings})
+
+
+def test_choices_are_those_of_what_they_choose():
+    hints = get_type_hints(SFTSettings)
+    assert get_args(hints["trainable"]) == TRAINABLE and get_args(hints["mask_output"]) == MASK_OUTPUTS
+    assert get_args(hints["embedding_dtype"]) == DTYPES and get_args(PromptKind) == PROMPT_KINDS
+    for trainable in TRAINABLE:
+        settings = dict(trainable=trainable, use_peft=True, w_iou=1.0)
+        if trainable in ADAPTED:
+            SFTSettings(**settings)
+        else:
+            with pytest.raises(UserError, match="no attention for an adapter"):
+                SFTSettings(**settings)
 
 
 def test_stops_at_a_loss_that_is_not_a_number(model, segmentation, tmp_path):

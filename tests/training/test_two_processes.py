@@ -16,13 +16,16 @@ from visionsam_hf import SamSFTConfig, SamSFTTrainer
 work, batch, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 args = SamSFTConfig(
     output_dir=out, embeddings=out + "/cache", embedding_dtype="float32", per_device_train_batch_size=batch, max_steps=4,
-    w_dice=1.0, box_jitter=0.1, variants=2, learning_rate=1e-3, logging_steps=1, disable_tqdm=True,
+    w_dice=1.0, box_jitter=0.1, variants=2, learning_rate=1e-3, logging_steps=1, disable_tqdm=True, prompts_per_image=2,
+    per_device_eval_batch_size=batch,
 )
-trainer = SamSFTTrainer(work + "/model", args, datasets.load_from_disk(work + "/rows"))
+rows = datasets.load_from_disk(work + "/rows")
+trainer = SamSFTTrainer(work + "/model", args, rows, eval_dataset=rows.select(range(5)))
 trainer.train()
+evaluation = trainer.evaluate()
 if trainer.is_world_process_zero():
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    print(json.dumps({"processes": trainer.accelerator.num_processes, "losses": losses}))
+    print(json.dumps({"processes": trainer.accelerator.num_processes, "losses": losses, "evaluation": evaluation}))
 """
 
 
@@ -47,6 +50,8 @@ def test_two_processes_encode_once_and_train_as_one(tmp_path, model_dir, segment
     two = run(tmp_path, tmp_path / "two", 2, 2)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4) and len(set(one["losses"])) == 4
+    for key in ("eval_loss", "eval_iou"):  # over 7 prompts of 5 images, which do not divide among the processes
+        assert two["evaluation"][key] == pytest.approx(one["evaluation"][key], rel=1e-4)
     indices = [json.loads(path.read_text())["images"] for path in (tmp_path / "two" / "cache").glob("*/0*.json")]
     # Each took its share, and nobody what another had.
     assert sorted(map(len, indices)) == [6, 6] and len(set(sum(indices, []))) == 12

@@ -22,7 +22,7 @@ from visionsam_hf.annotation.tables import (
     task,
     writing,
 )
-from visionsam_hf.preferences.agreement import tau
+from visionsam_hf.preferences.ranking_statistics import tau
 
 LEASE_SECONDS = 600.0
 GOLD_SHARE = 0.05

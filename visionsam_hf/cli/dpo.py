@@ -24,9 +24,9 @@ HELP = (DPOInputs, DPOSettings)
 
 def settings_class() -> type:
     """The stage's dataclass: its inputs, the objective, and every field of `transformers.TrainingArguments`."""
-    from visionsam_hf.training.configs import SamDPOConfig
+    from visionsam_hf.cli.training import DPOStageSettings
 
-    return dataclass(type("DPOStageSettings", (DPOInputs, SamDPOConfig), {"__module__": __name__}))
+    return DPOStageSettings
 
 
 def run(settings: DPOInputs) -> None:

@@ -143,7 +143,8 @@ def _check_fields(settings: EvidenceSettings, objectives: dict[str, Any]) -> Non
     """Unknown or wrong training settings end the study before its first run."""
     from visionsam_hf.data.settings import build_settings
     from visionsam_hf.preferences.candidates import SOURCES
-    from visionsam_hf.training.configs import SamDPOConfig, SamSFTConfig
+    from visionsam_hf.training.dpo_trainer import SamDPOConfig
+    from visionsam_hf.training.sft_trainer import SamSFTConfig
 
     build_settings(SamSFTConfig, settings.sft, source="sft")
     for objective in objectives.values():

@@ -26,9 +26,9 @@ HELP = (SFTInputs, SFTSettings)
 
 def settings_class() -> type:
     """The stage's dataclass: its inputs, the objective, and every field of `transformers.TrainingArguments`."""
-    from visionsam_hf.training.configs import SamSFTConfig
+    from visionsam_hf.cli.training import SFTStageSettings
 
-    return dataclass(type("SFTStageSettings", (SFTInputs, SamSFTConfig), {"__module__": __name__}))
+    return SFTStageSettings
 
 
 def run(settings: SFTInputs) -> None:

@@ -3,18 +3,33 @@
 import dataclasses
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 
+from visionsam_hf.cli.dpo import DPOInputs
 from visionsam_hf.cli.run import is_main_process, stage_run
+from visionsam_hf.cli.sft import SFTInputs
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import as_plain
 from visionsam_hf.hub.model_card import write_model_card
 from visionsam_hf.models.loading import save_model
+from visionsam_hf.training.dpo_trainer import SamDPOConfig
 from visionsam_hf.training.sam_trainer import SamTrainer
+from visionsam_hf.training.sft_trainer import SamSFTConfig
+
+
+@dataclass
+class SFTStageSettings(SFTInputs, SamSFTConfig):
+    """The stage's inputs, the objective, and every field of `transformers.TrainingArguments`."""
+
+
+@dataclass
+class DPOStageSettings(DPOInputs, SamDPOConfig):
+    """The stage's inputs, the objective, and every field of `transformers.TrainingArguments`."""
 
 
 def choose_images(rows: datasets.Dataset, settings: Any) -> datasets.Dataset:
@@ -36,7 +51,9 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrai
     if settings.push_to_hub:
         _check_push(stage, settings)
     with stage_run(stage, settings, resumable=True) as run:
-        trainer = make_trainer(_arguments(settings, run.directory))
+        # The stage pushes, with a card of its own and after the checks; and checkpoints must not hold a token.
+        arguments = dataclasses.replace(settings, output_dir=str(run.directory), push_to_hub=False, hub_token=None)
+        trainer = make_trainer(arguments)
         trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
         result = trainer.train(resume_from_checkpoint=True)
         evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
@@ -92,18 +109,6 @@ def _push(settings: Any) -> None:
         directory = settings.output_dir
         again = f"the model is in {directory}; 'visionsam push {directory} {settings.hub_model_id}' sends it"
         raise UserError(f"{error} ({again})") from None
-
-
-def _arguments(settings: Any, directory: Path) -> Any:
-    """The trainer's own arguments among the stage's settings.
-
-    Checkpoints pickle them, so their class must be importable.
-    """
-    cls = next(base for base in type(settings).__mro__ if base.__module__.startswith("visionsam_hf.training."))
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(cls) if field.init}
-    # The stage pushes, with a card of its own and after the checks; and checkpoints must not hold a token.
-    kept_back = {"push_to_hub": False, "hub_token": None}
-    return cls(**{**values, **kept_back, "output_dir": str(directory)})
 
 
 def _clean(directory: Path) -> None:

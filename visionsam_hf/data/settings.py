@@ -96,7 +96,7 @@ def build_settings(
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return get_type_hints(cls, include_extras=True)
 
 
 def _coerce(cls: type, key: str, value: Any, origin: str, *, is_raw: bool) -> Any:

@@ -5,8 +5,9 @@ import json
 import logging
 import os
 import shutil
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,10 @@ class OpenShards:
         self._maps.pop(path, None)
 
 
+# Beside the encoders' parts: logits that preference optimisation computes once a model and data set.
+REFERENCES = "reference"
+
+
 @dataclass(frozen=True)
 class Holding:
     """One encoder's embeddings.
@@ -214,7 +219,8 @@ def describe_cache(directory: str | Path) -> str:
 
 
 def prune_cache(directory: str | Path) -> str:
-    """Remove parts of other versions, damaged shards, and what killed writers left; says what went.
+    """Remove parts of other versions, damaged shards, files that no index vouches for, and reference logits that no run has
+    used for a month; says what went.
 
     Not while something writes to the cache: its unfinished files look like leftovers.
 
@@ -238,10 +244,32 @@ def prune_cache(directory: str | Path) -> str:
         for path in holding.directory.glob(".*.tmp"):
             path.unlink()
             leftovers += 1
+    references = remove_stale_references(root / REFERENCES, unfinished_days=0.0)
     freed = before - _megabytes(root)
     return (
-        f"removed {parts} parts of other versions, {shards} damaged shards, {leftovers} leftover files: {freed:.1f} MB"
+        f"removed {parts} parts of other versions, {shards} damaged shards, {leftovers} leftover files,"
+        f" {references} files of reference logits: {freed:.1f} MB"
     )
+
+
+def remove_stale_references(
+    directory: Path, *, keep: Collection[Path] = (), unused_days: float = 30.0, unfinished_days: float = 1.0
+) -> int:
+    """Remove reference logits last used so long ago, and unfinished ones last written to so long ago; returns how many.
+
+    A run that needs them again computes them again, in one pass over its pairs.
+    """
+    now, removed = time.time(), 0
+    for pattern, clock, days in (
+        ("reference_logits.*.npy", "st_atime", unused_days),
+        (".reference_logits.*", "st_mtime", unfinished_days),
+    ):
+        for path in directory.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):  # another run removed it
+                if path not in keep and now - getattr(path.stat(), clock) >= days * 86400:
+                    path.unlink()
+                    removed += 1
+    return removed
 
 
 def _megabytes(directory: Path) -> float:

@@ -122,19 +122,12 @@ def generate_candidates(
     Raises:
         UserError: an unknown source, or too few to give three masks.
     """
-    unknown = [source for source in sources if source not in SOURCES]
-    if unknown or not sources:
-        raise UserError(f"candidate_source: {unknown or 'empty'}; choose from {', '.join(SOURCES)}")
+    _check_sources(sources)
     foreign = [(source, name) for source in sources for name in _FOREIGN.get(source, ())]
-    if all(source in _FOREIGN for source in sources):
-        raise UserError(
-            f"candidate_source: {', '.join(sources)} asks nothing of the model that is to learn; name another beside it"
-        )
     done = 0
     for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
-        content = image_hash(row["image"]) if foreign else ""
-        pixels: np.ndarray | None = None
-        kept = {} if drawn is None else drawn  # nobody comes back for them: they go with their image
+        # Without a caller who comes back for them they go with their image.
+        drawings = _Drawings(row["image"], {} if drawn is None else drawn) if foreign else None
         for object_index, item in enumerate(row["objects"]):
             if max_prompts is not None and done >= max_prompts:
                 return
@@ -142,33 +135,61 @@ def generate_candidates(
             rng = np.random.default_rng([seed, index, object_index])
             box = np.array(item["box"], np.float32)
             pool, single = propose(model, embedding, box, truth.shape, sources, rng)
-            for source, name in foreign:
-                key = (name, content, *item["box"])
-                if key not in kept:
-                    pixels = np.asarray(decode_image(row["image"])) if pixels is None else pixels
-                    kept[key] = encode_rle(BASELINES[name](pixels, tuple(item["box"])))
-                pool.append(Candidate(decode_rle(kept[key]), source, 0, pool[0].score))
-            chosen = choose_three(pool, single)
+            if drawings is not None:
+                pool += [Candidate(drawings(name, tuple(item["box"])), source, 0, single.score) for source, name in foreign]
+            chosen = choose_three(pool, single.mask)
             if diversity is not None:
-                diversity.add(chosen, single, truth)
+                diversity.add(chosen, single.mask, truth)
             done += 1
-            yield {
-                "image": row["image"],
-                "image_id": row["image_id"],
-                "category": row["category"],
-                "box": item["box"],
-                "object_index": object_index,
-                "truth": encode_mask(truth),
-                "candidates": [
-                    {
-                        "rle": encode_rle(candidate.mask),
-                        "token": candidate.token,
-                        "source": candidate.source,
-                        "score": candidate.score,
-                    }
-                    for candidate in chosen
-                ],
+            yield _candidate_row(row, object_index, truth, chosen)
+
+
+def _check_sources(sources: Sequence[str]) -> None:
+    unknown = [source for source in sources if source not in SOURCES]
+    if unknown or not sources:
+        raise UserError(f"candidate_source: {unknown or 'empty'}; choose from {', '.join(SOURCES)}")
+    if all(source in _FOREIGN for source in sources):
+        raise UserError(
+            f"candidate_source: {', '.join(sources)} asks nothing of the model that is to learn; name another beside it"
+        )
+
+
+class _Drawings:
+    """Masks of one undecoded image that owe nothing to the model, kept as RLE; the image is decoded for the first new one."""
+
+    def __init__(self, image: dict[str, Any], kept: dict[tuple, dict[str, Any]]) -> None:
+        self._image, self._kept = image, kept
+        self._content = image_hash(image)
+        self._pixels: np.ndarray | None = None
+
+    def __call__(self, name: str, box: tuple[float, float, float, float]) -> np.ndarray:
+        """The (H, W) bool mask of baseline `name` for a box."""
+        key = (name, self._content, *box)
+        if key not in self._kept:
+            if self._pixels is None:
+                self._pixels = np.asarray(decode_image(self._image))
+            self._kept[key] = encode_rle(BASELINES[name](self._pixels, box))
+        return decode_rle(self._kept[key])
+
+
+def _candidate_row(
+    row: dict[str, Any], object_index: int, truth: np.ndarray, candidates: Sequence[Candidate]
+) -> dict[str, Any]:
+    copied = {key: row[key] for key in ("image", "image_id", "category")}
+    return copied | {
+        "box": row["objects"][object_index]["box"],
+        "object_index": object_index,
+        "truth": encode_mask(truth),
+        "candidates": [
+            {
+                "rle": encode_rle(candidate.mask),
+                "token": candidate.token,
+                "source": candidate.source,
+                "score": candidate.score,
             }
+            for candidate in candidates
+        ],
+    }
 
 
 def propose(
@@ -178,8 +199,8 @@ def propose(
     original_size: tuple[int, int],
     sources: Sequence[str],
     rng: np.random.Generator,
-) -> tuple[list[Candidate], np.ndarray]:
-    """Every candidate that the sources give for one box, and the model's single mask, all (H, W) bool.
+) -> tuple[list[Candidate], Candidate]:
+    """Every candidate that the model's own sources give for one box, and token 0's single mask.
 
     Args:
         embedding: (C, h, w) of the image. box: (4,) in original pixels. rng: of jitter and dropout.
@@ -211,7 +232,7 @@ def propose(
             keep = torch.from_numpy(rng.random((len(embedding), 1, 1)) >= _DROPPED).to(embedding)
             dropped, dropped_scores = answer(embedding * keep / (1 - _DROPPED), box)
             pool.append(Candidate(dropped[0, 0] > 0, "dropout", 0, float(dropped_scores[0, 0])))
-    return pool, logits[0] > 0
+    return pool, Candidate(logits[0] > 0, "single", 0, float(scores[0]))
 
 
 def choose_three(pool: Sequence[Candidate], single: np.ndarray) -> list[Candidate]:

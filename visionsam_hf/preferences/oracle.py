@@ -1,4 +1,4 @@
-"""Preference rows from simulated annotators: what the oracle's stage writes and the evidence trains on."""
+"""Simulated annotators: they rank candidates by the rubric, with noise, now and then upside down; and their preference rows."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def annotate(
 
     Args:
         criteria: (K, 4), of `criteria_table`.
-        groups: of `ranking.identical_groups`: nearly identical masks are judged as one, as the page does for people.
+        groups: of `rankings.identical_groups`: nearly identical masks are judged as one, as the page does for people.
         annotator: number of the annotator, from 0; with `task` and `seed` it decides the noise, whatever the order of
             the tasks.
         task: a name of the task that no other task of the set has.
@@ -62,7 +62,7 @@ def oracle_row(
     Args:
         row: of `schema.candidate_features`.
         truth: (H, W) bool, by which they judge.
-        task, noise, flip_rate, seed: as in `oracle.annotate`.
+        task, noise, flip_rate, seed: as in `annotate`.
         annotators: how many.
         tally: is told of their rankings.
 

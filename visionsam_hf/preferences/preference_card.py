@@ -6,6 +6,7 @@ from typing import Any
 from visionsam_hf.data.data_card import data_card, markdown_table
 from visionsam_hf.preferences.rubric import BOUNDARY_TOLERANCES, RUBRIC_VERSION, SPURIOUS_TOLERANCE, TIE
 
+# Of `Tally.summary`.
 _MEANINGS = {
     "tasks": "tasks ranked",
     "pairs": "pairs written",
@@ -15,6 +16,32 @@ _MEANINGS = {
     "share_worse_chosen": "share of pairs whose chosen mask has the lower IoU",
     "tau_between_annotators": "Kendall's τ-b between two annotators, mean over pairs and tasks",
     "tau_with_score": "Kendall's τ-b of the mean ranks and the model's scores, mean over tasks",
+}
+
+# Of `ranking_statistics.describe`.
+FIGURES = {
+    "tasks": "tasks ranked",
+    "rankings": "rankings",
+    "annotators": "annotators",
+    "pairs": "pairs",
+    "dropped_ties": "tasks that tie from top to bottom, dropped",
+    "alpha": "Krippendorff's α, ordinal, a unit a candidate",
+    "alpha_95": "its bootstrap 95% interval, by task",
+    "tau": "Kendall's τ-b, mean over pairs of annotators",
+    "kappa_best": "Fleiss' κ on the best mask",
+    "exact_order": "pairs of annotators with the same order (chance: 1/6)",
+    "unanimous": "pairs that every annotator ranks that way",
+    "tie_rate": "rankings with a tie",
+    "unusable_rate": "rankings that call no mask usable",
+    "skip_rate": "skipped",
+    "flag_rate": "flagged",
+    "surplus": "answers beyond the wanted number, kept aside",
+    "repeats": "same order when a task came again (tasks)",
+    "gold_tau": "τ-b with the truth on hidden gold",
+    "position_p": "p that the best mask's pane is chance (χ²)",
+    "median_seconds": "median seconds a task",
+    "tau_score": "τ-b with the model's scores",
+    "tau_truth": "τ-b with the ranking by the truth",
 }
 
 _TOLERANCES = ", ".join(f"{tolerance:g}" for tolerance in BOUNDARY_TOLERANCES)
@@ -53,7 +80,7 @@ def human_card(candidates: str, figures: Mapping[str, Any], kind: str) -> str:
 
     Args:
         candidates: where the candidate set came from.
-        figures: of `statistics.describe`.
+        figures: of `ranking_statistics.describe`.
         kind: whose rankings decided: "human" or "oracle".
     """
     of = figures[kind]
@@ -81,46 +108,14 @@ def statistics_table(figures: Mapping[str, Any]) -> str:
 
 def annotator_table(annotators: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: a line an annotator."""
-    rows = [
-        [
-            name,
-            of["rankings"],
-            _cell(of["tau_others"]),
-            _cell(of["gold_tau"]),
-            _cell(of["repeats"]["tau"]),
-            _cell(of["median_seconds"]),
-        ]
-        for name, of in annotators.items()
-    ]
+    rows = []
+    for name, of in annotators.items():
+        figures = (of["tau_others"], of["gold_tau"], of["repeats"]["tau"], of["median_seconds"])
+        rows.append([name, of["rankings"], *map(_cell, figures)])
     return markdown_table(
         ["annotator", "rankings", "τ with the others", "τ on gold", "τ with themselves", "median s"], rows
     )
 
-
-FIGURES = {
-    "tasks": "tasks ranked",
-    "rankings": "rankings",
-    "annotators": "annotators",
-    "pairs": "pairs",
-    "dropped_ties": "tasks that tie from top to bottom, dropped",
-    "alpha": "Krippendorff's α, ordinal, a unit a candidate",
-    "alpha_95": "its bootstrap 95% interval, by task",
-    "tau": "Kendall's τ-b, mean over pairs of annotators",
-    "kappa_best": "Fleiss' κ on the best mask",
-    "exact_order": "pairs of annotators with the same order (chance: 1/6)",
-    "unanimous": "pairs that every annotator ranks that way",
-    "tie_rate": "rankings with a tie",
-    "unusable_rate": "rankings that call no mask usable",
-    "skip_rate": "skipped",
-    "flag_rate": "flagged",
-    "surplus": "answers beyond the wanted number, kept aside",
-    "repeats": "same order when a task came again (tasks)",
-    "gold_tau": "τ-b with the truth on hidden gold",
-    "position_p": "p that the best mask's pane is chance (χ²)",
-    "median_seconds": "median seconds a task",
-    "tau_score": "τ-b with the model's scores",
-    "tau_truth": "τ-b with the ranking by the truth",
-}
 
 
 def _figure(of: Mapping[str, Any], key: str) -> str:

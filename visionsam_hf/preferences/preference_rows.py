@@ -5,19 +5,16 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from visionsam_hf.data.errors import decoding
 from visionsam_hf.data.masks import decode_mask, decode_rle, encode_mask, mask_iou
-from visionsam_hf.preferences.ranking_statistics import Tally
+from visionsam_hf.preferences.ranking_statistics import Answer, Tally
 from visionsam_hf.preferences.rankings import Annotation, Verdict, aggregate
 from visionsam_hf.preferences.rubric import CRITERIA, criteria_table
-
-if TYPE_CHECKING:  # the store's module needs the extra [annotate], the oracle's rows do not
-    from visionsam_hf.preferences.ranking_statistics import Answer
 
 
 def preference_row(
@@ -74,7 +71,7 @@ def preference_row(
 class Exporter:
     """Rows of a preference data set from a store's answers, counting what is left out."""
 
-    def __init__(self, answers: "Sequence[Answer]", kind: str, min_votes: int) -> None:
+    def __init__(self, answers: Sequence[Answer], kind: str, min_votes: int) -> None:
         self._kind = kind
         self._min_votes = min_votes
         self._by_row: dict[tuple[str, int], list[Answer]] = {}
@@ -127,7 +124,7 @@ class Exporter:
         return self._tally.summary() | self._counts | {"regions": len(self._regions)}
 
 
-def _annotation(item: "Answer") -> Annotation:
+def _annotation(item: Answer) -> Annotation:
     return Annotation(item.annotator, item.kind, item.ranks, item.detail.get("criterion"), item.detail.get("seconds"))
 
 

@@ -1,5 +1,5 @@
-"""What rankings amount to: running totals for `stage.json`, and every figure of a store in one JSON-ready dict; people's
-and simulated annotators' never pooled."""
+"""What rankings amount to, and how far annotators agree: running totals for `stage.json`, every figure of a store in one
+JSON-ready dict (people's and simulated annotators' never pooled), and the statistics themselves as pure functions."""
 
 import dataclasses
 import math
@@ -9,10 +9,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from visionsam_hf.preferences import agreement
-from visionsam_hf.preferences.agreement import tau
 from visionsam_hf.preferences.rankings import Verdict, aggregate, mean_ranks
+
+# One task's rankings, by annotator.
+RankingSet = Mapping[str, Sequence[int]]
+_BOOTSTRAP = 0xA1FA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +65,9 @@ class Tally:
     def __init__(self) -> None:
         self.tasks = 0
         self.rankings = 0
-        self.pairs = 0
         self._between: list[float] = []
         self._with_score: list[float] = []
         self._gaps: list[float] = []
-        self._wrong = 0
         self._margins: list[float] = []
 
     def add(
@@ -83,12 +84,9 @@ class Tally:
         self._with_score.append(tau(verdict.mean_ranks, [-score for score in scores]))
         if verdict.is_tie:
             return
-        self.pairs += 1
         self._margins.append(verdict.margin)
         if ious is not None:
-            gap = ious[verdict.order[0]] - ious[verdict.order[-1]]
-            self._gaps.append(gap)
-            self._wrong += gap < 0
+            self._gaps.append(ious[verdict.order[0]] - ious[verdict.order[-1]])
 
     @classmethod
     def pooled(cls, tallies: Iterable["Tally"]) -> "Tally":
@@ -101,23 +99,20 @@ class Tally:
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready figures; a mean of nothing is None."""
-        return {
-            "tasks": self.tasks,
-            "pairs": self.pairs,
-            "dropped_ties": self.tasks - self.pairs,
-            "label_cost": {"rankings": self.rankings, "tasks": self.tasks},
-            "mean_margin": _mean(self._margins),
-            "mean_iou_gap": _mean(self._gaps),
-            "share_worse_chosen": self._wrong / len(self._gaps) if self._gaps else None,
-            "tau_between_annotators": _mean(self._between),
-            "tau_with_score": _mean(self._with_score),
-        }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
-    return round(float(finite.mean()), 6) if finite.size else None
+        return _plain(
+            {
+                "tasks": self.tasks,
+                "pairs": len(self._margins),
+                "dropped_ties": self.tasks - len(self._margins),
+                "label_cost": {"rankings": self.rankings, "tasks": self.tasks},
+                "mean_margin": _mean(self._margins),
+                "mean_iou_gap": _mean(self._gaps),
+                "share_worse_chosen": _mean([gap < 0 for gap in self._gaps]),
+                "tau_between_annotators": _mean(self._between),
+                "tau_with_score": _mean(self._with_score),
+            },
+            digits=6,
+        )
 
 
 def describe(
@@ -131,8 +126,8 @@ def describe(
     """The statistics of a store's answers.
 
     Args:
-        answers: of `load_answers`.
-        tasks: of `load_tasks`.
+        answers: of a store, people's and simulated annotators'.
+        tasks: by id, those of the answers at least.
         seed: of the bootstrap.
         undone: answers that were taken back.
         truth_rankings: task id to ranking by the truth, where one is known; what people are compared with.
@@ -145,7 +140,7 @@ def describe(
         for kind in ("human", "oracle")
     }
     groups["human"]["undone"] = undone
-    return _plain(groups)
+    return _plain(groups, digits=4)
 
 
 def _describe(
@@ -159,28 +154,27 @@ def _describe(
     ids, sets = list(by_task), list(by_task.values())
     verdicts = [aggregate(list(task.values())) for task in sets]
     pairs = [None if verdict.is_tie else (verdict.order[0], verdict.order[-1]) for verdict in verdicts]
-    bests = [
-        item.order.index(item.ranks.index(1)) for item in ranked if item.ranks.count(1) == 1
-    ]
-    panes, position_p = agreement.position_bias(bests)
-    seconds = [item.detail["seconds"] for item in ranked if item.detail.get("seconds") is not None]
-    low, high = agreement.alpha_interval(sets, seed=seed)
+    panes, position_p = position_bias(
+        [item.order.index(item.ranks.index(1)) for item in ranked if item.ranks.count(1) == 1]
+    )
+    seconds = _seconds(ranked)
+    low, high = alpha_interval(sets, seed=seed)
     return {
         "tasks": len(sets),
         "rankings": len(ranked),
         "annotators": len({item.annotator for item in ranked}),
         "pairs": sum(pair is not None for pair in pairs),
         "dropped_ties": sum(pair is None for pair in pairs),
-        "alpha": agreement.ordinal_alpha(sets),
+        "alpha": ordinal_alpha(sets),
         "alpha_95": [low, high],
-        "tau": agreement.pairwise_tau(sets),
-        "kappa_best": agreement.best_choice_kappa(sets),
-        "exact_order": agreement.exact_agreement(sets),
-        "unanimous": agreement.unanimity(sets, pairs),
-        "tie_rate": _share([len(set(item.ranks)) < 3 for item in ranked]),
-        "unusable_rate": _share([bool(item.detail.get("unusable")) for item in ranked]),
-        "skip_rate": _share([item.status == "skipped" for item in work]),
-        "flag_rate": _share([item.status == "flagged" for item in work]),
+        "tau": pairwise_tau(sets),
+        "kappa_best": best_choice_kappa(sets),
+        "exact_order": exact_agreement(sets),
+        "unanimous": unanimity(sets, pairs),
+        "tie_rate": _mean([len(set(item.ranks)) < 3 for item in ranked]),
+        "unusable_rate": _mean([bool(item.detail.get("unusable")) for item in ranked]),
+        "skip_rate": _mean([item.status == "skipped" for item in work]),
+        "flag_rate": _mean([item.status == "flagged" for item in work]),
         "flags": dict(Counter(item.detail["reason"] for item in work if item.status == "flagged")),
         "surplus": sum(item.surplus for item in work),
         "deciding": dict(Counter(item.detail.get("criterion") for item in ranked if item.detail.get("criterion"))),
@@ -189,34 +183,39 @@ def _describe(
         "gold_tau": _gold(answers, tasks),
         "best_by_pane": panes,
         "position_p": position_p,
-        "median_seconds": float(np.median(seconds)) if seconds else math.nan,
-        "seconds": sorted(seconds),
-        "tau_score": agreement.tau_against(
-            sets, [[-score for score in tasks[task_id].scores] for task_id in ids], mean_ranks
-        ),
-        "tau_truth": agreement.tau_against(sets, [truths.get(task_id) for task_id in ids], mean_ranks),
+        "median_seconds": _median(seconds),
+        "seconds": seconds,
+        "tau_score": tau_against(sets, [[-score for score in tasks[task_id].scores] for task_id in ids]),
+        "tau_truth": tau_against(sets, [truths.get(task_id) for task_id in ids]),
         "per_annotator": _per_annotator(answers, sets, tasks),
     }
 
 
 def _per_annotator(
-    answers: Sequence[Answer], sets: Sequence[agreement.Task], tasks: Mapping[int, Task]
+    answers: Sequence[Answer], sets: Sequence[RankingSet], tasks: Mapping[int, Task]
 ) -> dict[str, Any]:
-    against_others = agreement.leave_one_out_tau(sets)
+    against_others = leave_one_out_tau(sets)
     found = {}
     for name in sorted({item.annotator for item in answers}, key=lambda name: (len(name), name)):
         mine = [item for item in answers if item.annotator == name]
         ranked = [item for item in mine if item.status == "ranked" and item.task_kind == "ranked" and item.round == 0]
-        seconds = [item.detail["seconds"] for item in ranked if item.detail.get("seconds") is not None]
         found[name] = {
             "rankings": len(ranked),
             "tau_others": against_others.get(name, math.nan),
             "gold_tau": _gold(mine, tasks),
             "repeats": _repeats(mine),
-            "tie_rate": _share([len(set(item.ranks)) < 3 for item in ranked]),
-            "median_seconds": float(np.median(seconds)) if seconds else math.nan,
+            "tie_rate": _mean([len(set(item.ranks)) < 3 for item in ranked]),
+            "median_seconds": _median(_seconds(ranked)),
         }
     return found
+
+
+def _seconds(answers: Sequence[Answer]) -> list[float]:
+    return sorted(item.detail["seconds"] for item in answers if item.detail.get("seconds") is not None)
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else math.nan
 
 
 def _repeats(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -232,34 +231,163 @@ def _repeats(answers: Sequence[Answer]) -> dict[str, Any]:
         if item.round > 0 and item.task_kind == "ranked" and item.status == "ranked"
         if (item.annotator, item.task_id) in first
     ]
-    values = [tau(*pair) for pair in pairs]
-    finite = [value for value in values if math.isfinite(value)]
     return {
         "count": len(pairs),
-        "tau": float(np.mean(finite)) if finite else math.nan,
-        "same_order": _share([before == after for before, after in pairs]),
+        "tau": _mean([tau(*pair) for pair in pairs]),
+        "same_order": _mean([before == after for before, after in pairs]),
     }
 
 
 def _gold(answers: Sequence[Answer], tasks: Mapping[int, Task]) -> float:
-    values = [
-        tau(item.ranks, truth)
-        for item in answers
-        if item.task_kind == "gold" and item.status == "ranked" and (truth := tasks[item.task_id].truth_ranking)
-    ]
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
+    return _mean(
+        [
+            tau(item.ranks, truth)
+            for item in answers
+            if item.task_kind == "gold" and item.status == "ranked" and (truth := tasks[item.task_id].truth_ranking)
+        ]
+    )
 
 
-def _share(flags: Sequence[bool]) -> float:
-    return sum(flags) / len(flags) if flags else math.nan
-
-
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, digits: int) -> Any:
+    """JSON-ready: floats rounded, nan as None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, digits=digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, digits=digits) for item in value]
     if isinstance(value, float):
-        return round(value, 4) if math.isfinite(value) else None
+        return round(value, digits) if math.isfinite(value) else None
     return value
+
+
+def tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Kendall's τ-b; not a number where one side ties everything."""
+    # scipy warns when a side is constant, which here is an ordinary answer.
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return math.nan
+    return float(stats.kendalltau(first, second).statistic)
+
+
+def ordinal_alpha(sets: Sequence[RankingSet]) -> float:
+    """Krippendorff's α with the ordinal metric, a unit being one candidate of one task; nan without two raters.
+
+    Krippendorff, Content Analysis, 4th ed., section 12.3: the distance of two ranks counts the values between them.
+    """
+    return _alpha(np.sum([_coincidences(rankings) for rankings in sets], axis=0)) if sets else math.nan
+
+
+def alpha_interval(sets: Sequence[RankingSet], *, seed: int, draws: int = 1000) -> tuple[float, float]:
+    """The bootstrap 95% interval of `ordinal_alpha`, tasks drawn with replacement."""
+    if not sets:
+        return math.nan, math.nan
+    tables = np.stack([_coincidences(rankings) for rankings in sets])
+    rng = np.random.default_rng([seed, _BOOTSTRAP])
+    values = [_alpha(tables[rng.integers(len(tables), size=len(tables))].sum(0)) for _ in range(draws)]
+    values = [value for value in values if np.isfinite(value)]
+    return tuple(np.quantile(values, [0.025, 0.975])) if values else (math.nan, math.nan)
+
+
+def _coincidences(rankings: RankingSet, values: int = 3) -> np.ndarray:
+    """The (values, values) coincidence matrix of one task's candidates."""
+    table = np.zeros((values, values))
+    raters = len(rankings)
+    if raters < 2:
+        return table
+    for ranks in np.asarray(list(rankings.values())).T:
+        counts = np.bincount(ranks - 1, minlength=values)
+        table += (np.outer(counts, counts) - np.diag(counts)) / (raters - 1)
+    return table
+
+
+def _alpha(table: np.ndarray) -> float:
+    totals = table.sum(1)
+    total = totals.sum()
+    if total <= 1:
+        return math.nan
+    below = np.cumsum(totals) - totals / 2
+    # Between ranks c and k lie all values ranked between them, and half of those ranked c or k.
+    distance = np.subtract.outer(below, below) ** 2
+    expected = (np.outer(totals, totals) * distance).sum() / (total - 1)
+    return float(1 - (table * distance).sum() / expected) if expected > 0 else math.nan
+
+
+def pairwise_tau(sets: Sequence[RankingSet]) -> float:
+    """Mean Kendall's τ-b over all pairs of annotators on all tasks; all-equal rankings have none and are left out."""
+    return _mean([tau(first, second) for rankings in sets for first, second in combinations(rankings.values(), 2)])
+
+
+def best_choice_kappa(sets: Sequence[RankingSet]) -> float:
+    """Fleiss' κ on which candidate is best, over tasks with one best each and the commonest number of raters."""
+    counts = []
+    for rankings in sets:
+        bests = [best for ranking in rankings.values() if (best := _only(ranking, 1)) is not None]
+        counts.append((len(bests), np.bincount(bests, minlength=3)))
+    sizes = [raters for raters, _ in counts if raters > 1]
+    if not sizes:
+        return math.nan
+    raters = max(set(sizes), key=lambda size: (sizes.count(size), size))
+    table = np.array([count for size, count in counts if size == raters])
+    observed = ((table * (table - 1)).sum(1) / (raters * (raters - 1))).mean()
+    expected = ((table.sum(0) / table.sum()) ** 2).sum()
+    return float((observed - expected) / (1 - expected)) if expected < 1 else math.nan
+
+
+def exact_agreement(sets: Sequence[RankingSet]) -> float:
+    """Share of pairs of annotators with the very same ranking; 1/6 by chance where nobody ties."""
+    couples = [couple for rankings in sets for couple in combinations(rankings.values(), 2)]
+    return _mean([list(first) == list(second) for first, second in couples])
+
+
+def unanimity(sets: Sequence[RankingSet], pairs: Sequence[tuple[int, int] | None]) -> float:
+    """Share of tasks where every annotator ranks the chosen candidate above the rejected one.
+
+    Args:
+        pairs: for each task the chosen and the rejected candidate, or None where there is no pair.
+    """
+    return _mean(
+        [
+            all(ranking[pair[0]] < ranking[pair[1]] for ranking in rankings.values())
+            for rankings, pair in zip(sets, pairs, strict=True)
+            if pair is not None and len(rankings) > 1
+        ]
+    )
+
+
+def leave_one_out_tau(sets: Sequence[RankingSet]) -> dict[str, float]:
+    """For each annotator the mean τ-b with the mean rank of all the others."""
+    found: dict[str, list[float]] = {}
+    for rankings in sets:
+        for name, ranking in rankings.items():
+            others = [other for key, other in rankings.items() if key != name]
+            if others:
+                found.setdefault(name, []).append(tau(ranking, np.mean(others, axis=0).tolist()))
+    return {name: _mean(values) for name, values in found.items()}
+
+
+def position_bias(best_panes: Sequence[int]) -> tuple[list[int], float]:
+    """How often the best mask stood in each of the three panes, and the χ² test's p that chance does this."""
+    counts = np.bincount(np.asarray(best_panes, int), minlength=3)
+    p = float(stats.chisquare(counts).pvalue) if counts.sum() else math.nan
+    return counts.tolist(), p
+
+
+def tau_against(sets: Sequence[RankingSet], others: Sequence[Sequence[float] | None]) -> float:
+    """Mean τ-b of the annotators' mean ranks with another opinion on each task (lower is better), where there is one."""
+    return _mean(
+        [
+            tau(mean_ranks(list(rankings.values())), other)
+            for rankings, other in zip(sets, others, strict=True)
+            if other is not None
+        ]
+    )
+
+
+def _only(ranking: Sequence[int], rank: int) -> int | None:
+    places = [index for index, value in enumerate(ranking) if value == rank]
+    return places[0] if len(places) == 1 else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of those that are numbers; nan of none."""
+    finite = np.asarray(values, float)
+    finite = finite[np.isfinite(finite)]
+    return float(finite.mean()) if finite.size else math.nan

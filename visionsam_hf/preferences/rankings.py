@@ -1,4 +1,9 @@
-"""From several people's rankings of one task to one order, one chosen and one rejected candidate."""
+"""What a ranking is, and how several people's become one order with one chosen and one rejected candidate.
+
+A ranking is a dense rank per candidate, ties sharing one: `[2, 1, 1]` says that the second and third candidates are
+equally good and the first is worse. Rank 1 is best, and position i belongs to candidate i of the task, never to its
+place on somebody's screen.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,6 +15,9 @@ from visionsam_hf.preferences.rubric import RUBRIC_VERSION
 
 # Masks this alike count as one: whoever ranks them apart is guessing.
 NEAR_IDENTICAL = 0.98
+# Strength of the prior that keeps a candidate that always won (or lost) at a finite worth.
+PRIOR = 0.1
+_STEPS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +81,6 @@ def identical_groups(masks: np.ndarray, threshold: float = NEAR_IDENTICAL) -> li
                 break
         groups.append(twin)
     return groups
-
-
-# Strength of the prior that keeps a candidate that always won (or lost) at a finite worth.
-PRIOR = 0.1
-_STEPS = 200
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The four criteria by which a mask is judged, computed from the true mask: the oracle's eyes.
+"""The rubric: four criteria by which a mask is judged, computed from the true mask.
 
 They are the criteria of the annotators' rubric, so an oracle ranking and a person's ranking mean the same thing.
 """

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,13 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import SamModel, SamProcessor
+from transformers import TrainingArguments
 
 from visionsam_hf.data.files import written_file
-from visionsam_hf.embeddings.cache import image_hash
-from visionsam_hf.models.loading import image_side, mask_side
-from visionsam_hf.training.configs import SamDPOConfig
+from visionsam_hf.embeddings.shards import REFERENCES, remove_stale_references
+from visionsam_hf.training.hyperparameters import REFERENCE_FREE, DPOSettings
 from visionsam_hf.training.losses import (
     bernoulli_kl,
     dice_loss,
@@ -26,7 +29,7 @@ from visionsam_hf.training.losses import (
     preference_margin,
     ranking_loss,
 )
-from visionsam_hf.training.sam_trainer import SamTrainer, prepare_cache, prepare_tuned
+from visionsam_hf.training.sam_trainer import SamTrainer
 from visionsam_hf.training.samples import PreferenceCollator, PreferenceSamples
 
 
@@ -45,11 +48,11 @@ def reference_key(model: torch.nn.Module, samples: PreferenceSamples, policy_tok
     for item in samples.index:
         row = samples.masks[item]
         tokens = [candidate["token"] for candidate in row["candidates"]]
-        digest.update(json.dumps([image_hash(samples.source.images[item]["image"]), row["box"], tokens]).encode())
+        digest.update(json.dumps([samples.source.content_key(item), row["box"], tokens]).encode())
     return digest.hexdigest()[:32]
 
 
-# loss_type -> how the margin is normalised, and the loss of that margin.
+# loss_type -> how the logged margin is normalised, and the loss of that margin where the margin is the objective.
 _OBJECTIVES = {
     "paper": ("image", "sigmoid"),
     "dpo": ("none", "sigmoid"),
@@ -57,73 +60,54 @@ _OBJECTIVES = {
     "ipo": ("region", "ipo"),
     "hinge": ("region", "hinge"),
     "robust": ("region", "robust"),
+    "plackett_luce": ("region", None),
+    "sft": ("region", None),
 }
-# No reference model: the paper's loss, and the chosen masks as demonstrations (rejection sampling).
-_REFERENCE_FREE = ("paper", "sft")
 
 _OF_A_PAIR = (
     "chosen", "rejected", "truth", "has_truth", "ranked", "ranks", "ranked_tokens", "tokens_ranked", "token", "item"
 )  # fmt: skip
 
 
-class SamDPOTrainer(SamTrainer):
-    """Tunes SAM on ranked masks, in the manner of DPO.
+@dataclass
+class SamDPOConfig(DPOSettings, TrainingArguments):
+    """`TrainingArguments` with the settings of preference optimisation (see `DPOSettings`)."""
 
-    Args:
-        model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`; or the name of a LoRA adapter. The
-            reference is the model as given: for a new adapter, the model with the adapter switched off.
-        args: a `SamDPOConfig`.
-        train_dataset, eval_dataset: rows of the preference schema (`visionsam_hf.data.schema.preference_features`).
-        processing_class: the model's `SamProcessor`; loaded beside a named model.
-        kwargs: as `transformers.Trainer` takes them.
+    def __post_init__(self) -> None:
+        DPOSettings.__post_init__(self)
+        TrainingArguments.__post_init__(self)
+
+
+class SamDPOTrainer(SamTrainer):
+    """Tunes SAM on ranked masks, in the manner of DPO, with a `SamDPOConfig`; its other arguments are those of `SamTrainer`.
+
+    The reference is the model as given: for a new adapter, the model with the adapter switched off. The data sets hold
+    rows of the preference schema (`visionsam_hf.data.schema.preference_features`).
 
     Logs, as TRL does: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`, `logps/chosen`,
     `logps/rejected`; and `region/size` (pixels of the logits' grid where the masks differ), `iou/chosen`.
     """
 
-    def __init__(
-        self,
-        model: str | SamModel,
-        args: SamDPOConfig,
-        train_dataset: datasets.Dataset,
-        eval_dataset: datasets.Dataset | None = None,
-        processing_class: SamProcessor | None = None,
-        **kwargs: Any,
-    ) -> None:
-        model, processor = prepare_tuned(
-            model,
-            processing_class,
-            args,
-            mask_output="single" if args.policy_token == "single" else "multi",
-            scores=args.iou_weight > 0,
-            prompt_kinds=["box"],
-        )
-        cache = prepare_cache(model, processor, args)
-        common: dict[str, Any] = dict(
-            image_side=image_side(model),
-            mask_side=mask_side(model),
-            cache=cache,
-            target_resize=args.target_resize,
-            rankings=args.loss_type == "plackett_luce",
-        )
-        train_samples, eval_samples = (
-            PreferenceSamples(rows, processor, **common) if rows else None for rows in (train_dataset, eval_dataset)
-        )
-        super().__init__(
-            model,
-            args,
-            processing_class=processor,
-            data_collator=PreferenceCollator(),
-            train_samples=train_samples,
-            eval_samples=eval_samples,
-            **kwargs,
-        )
+    collator = PreferenceCollator()
+
+    def _get_ready(self) -> None:
         self._reference: dict[str, np.ndarray] = {}
-        if args.needs_reference:
+        if self.args.needs_reference:
             # Once, before the first step: no second model in memory, no second forward a step.
-            for split, samples in (("train", train_samples), ("eval", eval_samples)):
+            for split, samples in (("train", self.train_dataset), ("eval", self.eval_dataset)):
                 if samples is not None:
                     self._reference[split] = self._reference_logits(samples)
+            if self.is_world_process_zero():
+                # What lies beside the embeddings serves other runs too; the output directory is this run's alone.
+                days = {} if self.args.embeddings else {"unused_days": 0.0}
+                remove_stale_references(self._reference_directory, keep=self.reference_files, **days)
+
+    def _loss_sees(self, args: Any, train_dataset: datasets.Dataset) -> dict[str, Any]:
+        tokens = _tuned_tokens(train_dataset, args.policy_token)
+        return dict(mask_output=tokens, scores=args.iou_weight > 0, prompt_kinds=["box"])
+
+    def _samples(self, rows: datasets.Dataset, args: Any, *, training: bool, **common: Any) -> PreferenceSamples:
+        return PreferenceSamples(rows, rankings=args.loss_type == "plackett_luce", **common)
 
     @property
     def dropped_pairs(self) -> int:
@@ -141,56 +125,50 @@ class SamDPOTrainer(SamTrainer):
         They lie beside the embeddings, where the next run on the same model and pairs finds them; without a cache in
         the output directory, for a run that is resumed.
         """
-        args = self.args
-        directory = Path(args.embeddings) / "reference" if args.embeddings else Path(args.output_dir)
-        path = directory / f"reference_logits.{reference_key(self.model, samples, args.policy_token)}.npy"
+        key = reference_key(self.model, samples, self.args.policy_token)
+        path = self._reference_directory / f"reference_logits.{key}.npy"
         with self.args.main_process_first(local=False, desc="reference logits"):
-            if self.is_world_process_zero() and not path.exists():
-                with written_file(path) as temporary:
-                    self._write_reference_logits(samples, temporary)
+            if self.is_world_process_zero():
+                if not path.exists():
+                    with written_file(path) as temporary:
+                        self._write_reference(temporary, samples)
+                # The time of its last use, by which it is kept; many file systems do not count reading.
+                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return np.load(path, mmap_mode="r")
 
-    def _write_reference_logits(self, samples: PreferenceSamples, path: Path) -> None:
+    @property
+    def _reference_directory(self) -> Path:
+        return Path(self.args.embeddings) / REFERENCES if self.args.embeddings else Path(self.args.output_dir)
+
+    def _write_reference(self, path: Path, samples: PreferenceSamples) -> None:
         shape = (len(samples), samples.mask_side, samples.mask_side)
         stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-        loader = torch.utils.data.DataLoader(
-            samples, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator
-        )
+        loader = DataLoader(samples, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator)
         for batch in tqdm(loader, desc="reference", disable=self.args.disable_tqdm):
             with torch.no_grad():
                 logits, _, _ = self.forward(self.model, self._prepare_inputs(batch))
-            stored[batch["item"].cpu().numpy()] = self._policy_logits(logits, batch["token"]).cpu().numpy()
+            stored[batch["item"].cpu().numpy()] = self._of_policy(logits, batch["token"]).float().cpu().numpy()
         stored.flush()
 
-    def _policy_logits(self, logits: Tensor, token: Tensor) -> Tensor:
-        """(B, 4, S, S) logits of every token to (B, S, S) of the one that is tuned."""
+    def _of_policy(self, values: Tensor, token: Tensor) -> Tensor:
+        """Of (B, 4, ...) values of every token those of the one that is tuned, (B, ...)."""
         if self.args.policy_token == "single":
-            return logits[:, 0].float()
-        return logits[torch.arange(len(logits), device=logits.device), token.to(logits.device)].float()
+            return values[:, 0]
+        return values[torch.arange(len(values), device=values.device), token.to(values.device)]
 
     def prompt_losses(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         args: SamDPOConfig = self.args
         all_logits, scores, valid = self.forward(model, inputs)
         pairs = inputs["prompt_valid"][:, 0]  # without those that only fill up the last batch of several processes
         inputs = {**inputs, **{key: inputs[key][pairs] for key in _OF_A_PAIR if key in inputs}}
-        logits = self._policy_logits(all_logits, inputs["token"])
+        logits = self._of_policy(all_logits, inputs["token"]).float()
         chosen, rejected = inputs["chosen"], inputs["rejected"]
         reference = None
         if args.needs_reference:
             stored = self._reference["train" if model.training else "eval"][inputs["item"].cpu().numpy()]
             reference = torch.from_numpy(stored).to(logits)
-        compared = None if args.loss_type in _REFERENCE_FREE else reference
-
-        if args.loss_type == "plackett_luce":
-            losses = plackett_luce_loss(
-                logits, inputs["ranked"], ranks=inputs["ranks"], reference_logits=compared, valid=valid, beta=args.beta
-            )
-            normalize = "region"
-        elif args.loss_type == "sft":
-            losses = mask_bce(logits, chosen, valid) + dice_loss(logits, chosen, valid)
-            normalize = "region"
-        else:
-            normalize, form = _OBJECTIVES[args.loss_type]
+        compared = None if args.loss_type in REFERENCE_FREE else reference
+        normalize, form = _OBJECTIVES[args.loss_type]
         margin = preference_margin(
             logits,
             chosen,
@@ -200,8 +178,14 @@ class SamDPOTrainer(SamTrainer):
             normalize=normalize,
             exponent=args.region_exponent if args.loss_type in ("region", "robust") else 1.0,
         )
-        if args.loss_type in _OBJECTIVES:
+        if form is not None:
             losses = preference_loss(margin, loss_type=form, beta=args.beta, label_smoothing=args.label_smoothing)
+        elif args.loss_type == "plackett_luce":
+            losses = plackett_luce_loss(
+                logits, inputs["ranked"], ranks=inputs["ranks"], reference_logits=compared, valid=valid, beta=args.beta
+            )
+        else:
+            losses = mask_bce(logits, chosen, valid) + dice_loss(logits, chosen, valid)
         losses = losses + self._added_terms(args, inputs, logits, reference, scores, valid)
         with torch.no_grad():
             metrics = _preference_metrics(args.beta, margin, logits, compared, chosen, rejected, valid)
@@ -227,7 +211,7 @@ class SamDPOTrainer(SamTrainer):
             terms = terms + args.kl_weight * bernoulli_kl(logits, reference, valid & (chosen == rejected))
         if args.iou_weight:
             if args.score_loss == "l1":
-                predicted = scores.gather(1, self._token_index(inputs["token"]).unsqueeze(1)).squeeze(1).float()
+                predicted = self._of_policy(scores, inputs["token"]).float()
                 score_loss = (predicted - mask_iou(logits, chosen, valid)).abs()
             else:
                 ranked_scores = scores.gather(1, inputs["ranked_tokens"])
@@ -238,8 +222,13 @@ class SamDPOTrainer(SamTrainer):
             terms = terms + args.iou_weight * score_loss
         return terms
 
-    def _token_index(self, token: Tensor) -> Tensor:
-        return torch.zeros_like(token) if self.args.policy_token == "single" else token
+
+def _tuned_tokens(rows: datasets.Dataset, policy_token: str) -> str:
+    """Which tokens' own layers learn, as `freeze` takes them. A candidate that no token made counts as token 0's."""
+    if policy_token == "single":
+        return "single"
+    tokens = {int(row["candidates"][0]["token"]) for row in rows.select_columns(["candidates"])}
+    return "single" if tokens == {0} else "both" if 0 in tokens else "multi"
 
 
 def _preference_metrics(

@@ -1,42 +1,73 @@
-"""The objectives' own settings, apart from `transformers.TrainingArguments` so that `--help` need not import torch."""
+"""Every setting of training with its choices and ranges, without torch, so that `--help` is quick.
 
+`SamSFTConfig` and `SamDPOConfig`, beside their trainers, add the fields of `transformers.TrainingArguments`.
+"""
+
+import dataclasses
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import setting
 from visionsam_hf.embeddings.cache_settings import CacheSettings
 
-SFT_LOSSES = ("w_bce", "w_dice", "w_iou")
-LOSS_TYPES = ("paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce", "sft")
-SCORE_LOSSES = ("plackett_luce", "l1")
-POLICY_TOKENS = ("single", "candidate")
-TARGET_RESIZES = ("area", "nearest")
-ON_DEVICE = ("auto", "always", "never")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowHalf = Annotated[float, Field(ge=0, lt=0.5)]
+Count = Annotated[int, Field(ge=1)]
+PromptKind = Literal["box", "point", "point_pm"]
+LossType = Literal["paper", "dpo", "region", "ipo", "hinge", "robust", "plackett_luce", "sft"]
+
+LOSS_TYPES: tuple[str, ...] = get_args(LossType)
+# No reference model: the paper's loss, and the chosen masks as demonstrations (rejection sampling).
+REFERENCE_FREE = ("paper", "sft")
+# What has attention for an adapter: the keys of `models.lora.ADAPTED`.
+_ADAPTED = ("mask_decoder", "all")
+
+
+@functools.cache
+def _checkers(cls: type) -> dict[str, TypeAdapter]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(cls)}
+
+
+def _check_fields(settings: "PromptTuningSettings", cls: type) -> None:
+    """Raise `UserError` for a value that its field's type in `cls` does not allow, whoever gave it."""
+    for name, checker in _checkers(cls).items():
+        value = getattr(settings, name)
+        try:
+            checker.validate_python(value)
+        except ValidationError as error:
+            raise UserError(f"{name}: has the value {value!r}: {error.errors()[0]['msg']}") from None
 
 
 @dataclass
 class PromptTuningSettings(CacheSettings):
     """What both stages share. Fields with a `TrainingArguments` name change its default."""
 
-    trainable: str = setting(
+    trainable: Literal["mask_decoder", "mask_decoder+prompt_encoder", "all", "iou_prediction_head"] = setting(
         "mask_decoder", "what trains: mask_decoder, mask_decoder+prompt_encoder, all, iou_prediction_head (scores)"
     )
     use_peft: bool = setting(
         False, "train a LoRA adapter in the attention of what `trainable` names (mask_decoder or all), not its weights"
     )
-    lora_r: int = setting(8, "rank of the adapter")
-    lora_alpha: float = setting(16.0, "scale of the adapter, times its rank")
-    lora_dropout: float = setting(0.0, "dropout on the adapter's input")
-    target_resize: str = setting(
+    lora_r: Count = setting(8, "rank of the adapter")
+    lora_alpha: Positive = setting(16.0, "scale of the adapter, times its rank")
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = setting(0.0, "dropout on the adapter's input")
+    target_resize: Literal["area", "nearest"] = setting(
         "area", "how masks reach the logits' grid: area keeps hairlines as fractions, nearest is the paper's"
     )
-    embeddings_on_device: str = setting(
+    embeddings_on_device: Literal["auto", "always", "never"] = setting(
         "auto", "keep all embeddings on the training device: auto (on a GPU with room for them twice), always or never"
     )
     compile_decoder: bool = setting(False, "compile the decoder's training step: a minute or two once, for long runs")
     learning_rate: float = setting(1e-4, "peak learning rate")
-    per_device_train_batch_size: int = setting(8, "samples a step and process")
-    per_device_eval_batch_size: int = setting(8, "samples an evaluation step and process")
+    per_device_train_batch_size: Count = setting(8, "samples a step and process")
+    per_device_eval_batch_size: Count = setting(8, "samples an evaluation step and process")
     weight_decay: float = setting(0.0, "AdamW weight decay")
     logging_steps: float = setting(10, "steps between two log lines")
     save_strategy: str = setting("no", "when checkpoints to resume from are written: no, steps or epoch")
@@ -45,20 +76,30 @@ class PromptTuningSettings(CacheSettings):
     dataloader_pin_memory: bool = setting(False, "page-locked batches; with a GPU they always are")
     seed: int = setting(0, "seeds initialisation, data order and prompts")
 
+    def _check_adapter(self) -> None:
+        if self.use_peft and self.trainable not in _ADAPTED:
+            raise UserError(
+                f"trainable: {self.trainable} has no attention for an adapter; use {' or '.join(_ADAPTED)}"
+            )
+
 
 @dataclass
 class SFTSettings(PromptTuningSettings):
     """Supervised fine-tuning. The paper: w_bce 1, the others 0, decoder only, box prompts without jitter, token 0."""
 
-    w_bce: float = setting(1.0, "weight of the binary cross-entropy, mean over the valid pixels")
-    w_dice: float = setting(0.0, "weight of the soft Dice loss; keeps tiny defects from vanishing (the paper: 0)")
-    w_iou: float = setting(0.0, "weight of |predicted IoU - IoU|, which trains the confidence head (the paper: 0)")
-    mask_output: str = setting(
+    w_bce: NonNegative = setting(1.0, "weight of the binary cross-entropy, mean over the valid pixels")
+    w_dice: NonNegative = setting(0.0, "weight of the soft Dice loss; keeps tiny defects from vanishing (the paper: 0)")
+    w_iou: NonNegative = setting(
+        0.0, "weight of |predicted IoU - IoU|, which trains the confidence head (the paper: 0)"
+    )
+    mask_output: Literal["single", "multi", "both"] = setting(
         "single", "mask tokens in the loss: single (token 0), multi (best of tokens 1 to 3), both"
     )
-    prompt_mix: dict[str, float] = setting({"box": 1.0}, "shares of the prompt kinds box, point and point_pm")
-    box_jitter: float = setting(0.0, "how far a box's edges move, in or out, as a share of its side")
-    prompts_per_image: int = setting(1, "prompts of one image that share its embedding in a sample")
+    prompt_mix: dict[PromptKind, NonNegative] = setting(
+        {"box": 1.0}, "shares of the prompt kinds box, point and point_pm"
+    )
+    box_jitter: BelowHalf = setting(0.0, "how far a box's edges move, in or out, as a share of its side")
+    prompts_per_image: Count = setting(1, "prompts of one image that share its embedding in a sample")
     vision_config: dict[str, Any] = setting(
         {},
         "reshape the encoder first, e.g. {image_size: 512}: image_size, patch_size, window_size, global_attn_indexes",
@@ -66,7 +107,7 @@ class SFTSettings(PromptTuningSettings):
     fresh_decoder: bool = setting(
         False, "start the prompt encoder and the mask decoder from random weights, whatever the model holds"
     )
-    embedding_pool: int = setting(
+    embedding_pool: Count = setting(
         1, "learn on cached embeddings averaged over squares of so many cells a side: coarse to fine, at a fraction of a step"
     )
     muon: bool = setting(False, "Muon for the matrices of linear layers, AdamW for the rest: for training from random weights")
@@ -75,9 +116,33 @@ class SFTSettings(PromptTuningSettings):
         "kinds of objects that no prompt asks for; the image embedding learns to show where they are (trainable: all)",
     )
     augment: bool = setting(False, "flip and turn images at random; needs the encoder at every step, so no cache")
-    variants: int = setting(
+    variants: Count = setting(
         1, "looks of every image to train on, each encoded once: 1 as it is, more with flips, turns and changed light"
     )
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for a value, or values together, that cannot be."""
+        _check_fields(self, SFTSettings)
+        self._check_adapter()
+        if not (self.w_bce or self.w_dice):
+            raise UserError("w_bce, w_dice: one of them must be above 0")
+        if self.trainable == "iou_prediction_head" and not self.w_iou:
+            raise UserError("trainable: iou_prediction_head has nothing to learn; give w_iou a weight above 0")
+        if not sum(self.prompt_mix.values()):
+            raise UserError("prompt_mix: give at least one prompt kind a share above 0, e.g. {box: 1.0}")
+        if self.unprompted and self.trainable != "all":
+            raise UserError("unprompted: the image embedding learns only with trainable all; set it, or leave this out")
+        if self.augment and self.variants > 1:
+            raise UserError("variants: must be 1 with augment, which draws a new look at every step")
+        if self.embedding_pool > 1 and not self.embeddings:
+            raise UserError("embedding_pool: must be 1 without a cache of embeddings")
+        if self.fresh_decoder and (self.use_peft or self.trainable not in ("mask_decoder+prompt_encoder", "all")):
+            raise UserError(
+                "fresh_decoder: a new prompt encoder has to learn too; set trainable mask_decoder+prompt_encoder or all,"
+                " and no adapter"
+            )
+        if self.embeddings and (self.augment or self.trainable == "all"):
+            raise UserError("embeddings: a cache cannot be used with augment or trainable all; leave it empty")
 
 
 @dataclass
@@ -85,22 +150,44 @@ class DPOSettings(PromptTuningSettings):
     """Preference optimisation. The defaults are what docs/evidence.md recommends: SFT on the chosen masks.
     The paper: loss_type paper, beta 1, no reference, no added terms, target_resize nearest."""
 
-    loss_type: str = setting(
+    loss_type: LossType = setting(
         "sft", f"objective: {', '.join(LOSS_TYPES)}; sft is BCE + Dice to the chosen mask (docs/objectives.md)"
     )
-    beta: float = setting(1.0, "inverse temperature of the preference margin")
-    label_smoothing: float = setting(0.0, "assumed share of flipped rankings, for dpo, region and robust")
-    region_exponent: float = setting(1.0, "region: divide the margin by |D| to this power, between 0 (dpo) and 1")
-    sft_weight: float = setting(0.0, "weight of BCE + Dice to the chosen mask, or as sft_target says")
-    kl_weight: float = setting(0.0, "weight of the KL divergence to the reference where the two masks agree")
-    iou_weight: float = setting(0.0, "weight of the score loss, which teaches the confidence head people's rankings")
-    score_loss: str = setting(
+    beta: Positive = setting(1.0, "inverse temperature of the preference margin")
+    label_smoothing: BelowHalf = setting(0.0, "assumed share of flipped rankings, for dpo, region and robust")
+    region_exponent: Share = setting(1.0, "region: divide the margin by |D| to this power, between 0 (dpo) and 1")
+    sft_weight: NonNegative = setting(0.0, "weight of BCE + Dice to the chosen mask, or as sft_target says")
+    kl_weight: NonNegative = setting(0.0, "weight of the KL divergence to the reference where the two masks agree")
+    iou_weight: NonNegative = setting(
+        0.0, "weight of the score loss, which teaches the confidence head people's rankings"
+    )
+    score_loss: Literal["plackett_luce", "l1"] = setting(
         "plackett_luce", "score loss: plackett_luce on the ranking, or l1 to the chosen mask's IoU"
     )
-    score_temperature: float = setting(
+    score_temperature: Positive = setting(
         0.02, "plackett_luce: the difference in predicted IoU that makes a mask e times as likely to be ranked first"
     )
-    policy_token: str = setting(
-        "single", "the mask token that is tuned: single (0), or candidate (the chosen mask's own)"
+    policy_token: Literal["single", "candidate"] = setting(
+        "single", "the mask token that is tuned: single (0), or candidate (the chosen mask's own; 0 where it has none)"
     )
-    sft_target: str = setting("chosen", "what sft_weight pulls towards: chosen (preferences only) or truth")
+    sft_target: Literal["chosen", "truth"] = setting(
+        "chosen", "what sft_weight pulls towards: chosen (preferences only) or truth"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for a value, or values together, that cannot be."""
+        _check_fields(self, DPOSettings)
+        self._check_adapter()
+        if self.label_smoothing and self.loss_type not in ("dpo", "region", "robust"):
+            raise UserError(
+                f"label_smoothing: has no meaning for loss_type {self.loss_type}; use dpo, region or robust"
+            )
+        if self.trainable == "iou_prediction_head" and not self.iou_weight:
+            raise UserError("trainable: iou_prediction_head has nothing to learn; give iou_weight a weight above 0")
+        if self.embeddings and self.trainable == "all":
+            raise UserError("embeddings: a cache cannot be used with trainable all; leave it empty")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective compares with the model it starts from."""
+        return self.loss_type not in REFERENCE_FREE or self.kl_weight > 0

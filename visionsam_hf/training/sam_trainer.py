@@ -1,60 +1,31 @@
-"""The model that a trainer gets: loaded, with everything frozen but what trains, be it weights of its own or an adapter."""
+"""What supervised and preference training share: the model made ready, one forward for all mask tokens, exact averages."""
 
-import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import datasets
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import SamModel, SamProcessor, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
+from visionsam_hf.embeddings.cache import open_cache
 from visionsam_hf.models.decoder import bind_predict_tokens
 from visionsam_hf.models.freezing import freeze, freeze_prompts_not_drawn
 from visionsam_hf.models.initialisation import with_fresh_decoder
-from visionsam_hf.models.loading import load_model, load_processor, reshaped
+from visionsam_hf.models.loading import image_side, load_model, load_processor, mask_side, reshaped
 from visionsam_hf.models.lora import add_adapter, check_same_adapter, find_adapter, load_adapter
 from visionsam_hf.training.resuming import ResumableTrainer
 from visionsam_hf.training.samples import ImageSource
 
-
-def keep_on_device(sources: Iterable[ImageSource], device: torch.device, setting: str) -> Tensor | None:
-    """All cached embeddings of some sources as one tensor on the device, if they are to stay there.
-
-    Args:
-        sources: filled from one cache; afterwards they give `image_places`, rows of the result.
-        device: of the training.
-        setting: "always", "never", or "auto": on a GPU whose free memory holds them twice. In main memory the system's
-            file cache does this already, for all processes at once.
-
-    Returns:
-        (n, C, h, w) in the cache's dtype, or None.
-    """
-    sources = [source for source in sources if source.keys is not None]
-    entries = list(dict.fromkeys(key for source in sources for key in source.entries))
-    if not entries or setting == "never" or (setting == "auto" and device.type != "cuda"):
-        return None
-    cache = sources[0].cache
-    assert cache is not None  # whoever has keys has a cache
-    first = cache[entries[0]]
-    if setting == "auto" and 2 * len(entries) * first.nbytes > torch.cuda.mem_get_info(device)[0]:
-        return None
-    table = torch.empty((len(entries), *first.shape), dtype=first.dtype, device=device)
-    for place, key in enumerate(entries):
-        table[place] = cache[key].to(device)
-    places = {key: place for place, key in enumerate(entries)}
-    for source in sources:
-        source.places = places
-    return table
-
-
-logger = logging.getLogger(__name__)
+# The loss among the metrics; it is logged as Trainer's "loss".
+_TOTAL = "loss_terms/total"
 
 
 class _DrawPromptsAnew(TrainerCallback):
@@ -69,47 +40,79 @@ class SamTrainer(ResumableTrainer):
     """`transformers.Trainer` for promptable masks; `SamSFTTrainer` and `SamDPOTrainer` say what the loss is.
 
     The loss is a mean over the prompts of the whole accumulated batch on all processes, so it does not depend on how
-    that batch is cut into pieces.
+    that batch is cut into pieces; in evaluation it is a mean over all prompts.
+
+    Args:
+        model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`; or the name of a LoRA adapter.
+        args: the subclass's config.
+        train_dataset, eval_dataset: rows of the subclass's schema.
+        processing_class: the model's `SamProcessor`; loaded beside a named model. Trainer does not get it, as it takes
+            every processor for one with a tokenizer; `_save` writes it.
+        kwargs: as `transformers.Trainer` takes them.
     """
 
     # `compute_loss` divides by the prompts of the accumulated batch itself.
     loss_is_scaled_for_ga = True
     # Cells a side that are averaged into one.
     pool = 1
+    # Samples to a batch.
+    collator: Callable[[list], dict[str, Any]]
 
     def __init__(
         self,
-        model: SamModel,
-        args: TrainingArguments,
-        *,
-        processing_class: SamProcessor,
-        data_collator: Any,
-        train_samples: Any,
-        eval_samples: Any,
+        model: str | SamModel,
+        args: Any,
+        train_dataset: datasets.Dataset,
+        eval_dataset: datasets.Dataset | None = None,
+        processing_class: SamProcessor | None = None,
         **kwargs: Any,
     ) -> None:
+        seen = self._loss_sees(args, train_dataset)
+        model, self.processor = prepare_tuned(model, processing_class, args, **seen)
+        cache = None
+        if args.embeddings:
+            # On the device that will train.
+            cache = open_cache(args, model.to(args.device), self.processor)
+        common = dict(
+            processor=self.processor,
+            image_side=image_side(model),
+            mask_side=mask_side(model),
+            cache=cache,
+            target_resize=args.target_resize,
+        )
+        train_samples = self._samples(train_dataset, args, training=True, **common)
+        eval_samples = self._samples(eval_dataset, args, training=False, **common) if eval_dataset else None
         if args.device.type == "cuda":
             args.dataloader_pin_memory = True
         super().__init__(
             model=bind_predict_tokens(model, fast=args.fast is not False, compiled=args.compile_decoder),
             args=args,
-            data_collator=data_collator,
+            data_collator=self.collator,
             train_dataset=train_samples,
             eval_dataset=eval_samples,
             **kwargs,
         )
-        # Not given to Trainer: it takes every processor for one with a tokenizer. `_save` writes it.
-        self.processor = processing_class
         # SamModel.forward has **kwargs, from which Trainer concludes that the model scales its own loss; it infers
         # label_names as ["input_labels"], which gives no evaluation loss.
         self.model_accepts_loss_kwargs = False
         self.label_names = ["prompt_valid"]
         sources = [samples.source for samples in (train_samples, eval_samples) if samples is not None]
         self._resident = keep_on_device(sources, args.device, args.embeddings_on_device)
-        self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(lambda: [0.0, 0.0]), "eval": {}}
-        self._sums["eval"] = defaultdict(lambda: [0.0, 0.0])
+        self._sums = {split: defaultdict(lambda: [0.0, 0]) for split in ("train", "eval")}
         if hasattr(train_samples, "set_epoch"):
             self.add_callback(_DrawPromptsAnew(train_samples))
+        self._get_ready()
+
+    def _get_ready(self) -> None:
+        """Once all is in place: what the loss needs beside the model."""
+
+    def _loss_sees(self, args: Any, train_dataset: datasets.Dataset) -> dict[str, Any]:
+        """Arguments of `prepare_tuned`, by which it knows what learns."""
+        raise NotImplementedError
+
+    def _samples(self, rows: datasets.Dataset, args: Any, *, training: bool, **common: Any) -> Any:
+        """A split's samples."""
+        raise NotImplementedError
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -161,7 +164,7 @@ class SamTrainer(ResumableTrainer):
         losses, metrics = self.prompt_losses(model, inputs)
         if not torch.isfinite(losses).all():
             raise self._not_finite(losses, model, inputs)
-        self._record("train" if model.training else "eval", {"loss_terms/total": losses, **metrics})
+        self._record("train" if model.training else "eval", {_TOTAL: losses, **metrics})
         if num_items_in_batch is None:
             loss = losses.mean()
         else:
@@ -189,26 +192,47 @@ class SamTrainer(ResumableTrainer):
 
     def _record(self, split: str, metrics: dict[str, Tensor]) -> None:
         for name, values in metrics.items():
-            values = values.detach().float()
             total = self._sums[split][name]
-            total[0] += float(values.sum())
+            # Stays on the device until it is logged: reading it here would wait for every step.
+            total[0] = total[0] + values.detach().sum(dtype=_widest(values.device))
             total[1] += values.numel()
 
+    def _take_means(self, split: str, prefix: str) -> dict[str, float]:
+        """The metrics recorded since the last call, averaged over prompts and processes."""
+        names = sorted(self._sums[split])
+        if not names:
+            return {}
+        kind = dict(dtype=_widest(self.args.device), device=self.args.device)
+        totals, counts = zip(*(self._sums[split][name] for name in names))
+        on_device = torch.stack([torch.as_tensor(total, **kind) for total in totals])
+        summed = self.accelerator.reduce(torch.stack([on_device, torch.tensor(counts, **kind)], 1), "sum").tolist()
+        self._sums[split].clear()
+        return {f"{prefix}{name}": total / count for name, (total, count) in zip(names, summed) if count}
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Trainer's, with the metrics of `prompt_losses`, and with a loss that is a mean over prompts, not over batches."""
+        self._sums["eval"].clear()  # of an evaluation that an error ended
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        means = self._take_means("eval", f"{metric_key_prefix}_")
+        means[f"{metric_key_prefix}_loss"] = means.pop(f"{metric_key_prefix}_{_TOTAL}")
+        output.metrics.update(means)
+        self.check_metrics(means, f"{metric_key_prefix}_")
+        return output
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the metrics since the last call, averaged over prompts and processes."""
-        split = "train" if "loss" in logs else "eval"
-        is_summary = "train_runtime" in logs
-        if self._sums[split] and not is_summary:
-            names = sorted(self._sums[split])
-            sums = torch.tensor([self._sums[split][name] for name in names], device=self.args.device)
-            sums = self.accelerator.reduce(sums, "sum")
-            self._sums[split].clear()
-            prefix = "eval_" if split == "eval" else ""
-            means = {f"{prefix}{name}": float(total / count) for name, (total, count) in zip(names, sums) if count}
-            means.pop(f"{prefix}loss_terms/total")
-            # In place: what `evaluate` returns is the same dictionary.
+        """Adds the training's metrics since the last call, averaged over prompts and processes."""
+        if "loss" in logs:
+            means = self._take_means("train", "")
+            means.pop(_TOTAL, None)
             logs.update(means)
-            self.check_metrics(means, prefix)
+            self.check_metrics(means, "")
         super().log(logs, start_time)
 
     def check_metrics(self, means: dict[str, float], prefix: str) -> None:
@@ -231,13 +255,6 @@ def prepare_model(
     if processing_class is None:
         raise UserError("processing_class: give the SamProcessor of the model, or the model by name")
     return model, processing_class
-
-
-def prepare_cache(model: SamModel, processor: SamProcessor, args: Any) -> EmbeddingCache | None:
-    """The embedding cache that the arguments name, on the device that will train."""
-    if not args.embeddings:
-        return None
-    return open_cache(args, model.to(args.device), processor)
 
 
 def prepare_tuned(
@@ -294,3 +311,38 @@ def _with_adapter(
         base, args.trainable, r=args.lora_r, alpha=args.lora_alpha, dropout=args.lora_dropout, seed=args.seed
     )
     return adapted, processor
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """The dtype for sums of many values: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def keep_on_device(sources: Iterable[ImageSource], device: torch.device, setting: str) -> Tensor | None:
+    """All cached embeddings of some sources as one tensor on the device, if they are to stay there.
+
+    Args:
+        sources: filled from one cache; afterwards they give `image_places`, rows of the result.
+        device: of the training.
+        setting: "always", "never", or "auto": on a GPU whose free memory holds them twice. In main memory the system's
+            file cache does this already, for all processes at once.
+
+    Returns:
+        (n, C, h, w) in the cache's dtype, or None.
+    """
+    sources = [source for source in sources if source.keys is not None]
+    entries = list(dict.fromkeys(key for source in sources for key in source.entries))
+    if not entries or setting == "never" or (setting == "auto" and device.type != "cuda"):
+        return None
+    cache = sources[0].cache
+    assert cache is not None  # whoever has keys has a cache
+    first = cache[entries[0]]
+    if setting == "auto" and 2 * len(entries) * first.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return None
+    table = torch.empty((len(entries), *first.shape), dtype=first.dtype, device=device)
+    for place, key in enumerate(entries):
+        table[place] = cache[key].to(device)
+    places = {key: place for place, key in enumerate(entries)}
+    for source in sources:
+        source.places = places
+    return table

@@ -1,4 +1,4 @@
-"""Batches from samples."""
+"""From rows of a data set to samples (an image, or its cached embedding, with prompts and targets), and from those to batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,11 +42,13 @@ class ImageSource:
         """The cache's keys of all images in all variants."""
         return [variant_key(key, number) for key in self.keys or [] for number in range(self.variants)]
 
+    def content_key(self, index: int) -> str:
+        """A hash of row `index`'s image; the cache has it already."""
+        return self.keys[index] if self.keys is not None else image_hash(self.images[index]["image"])
+
     def variant(self, index: int, number: int) -> Variant:
         """Look `number` of row `index`."""
-        if number == 0:
-            return Variant()
-        return variant_of(self.keys[index] if self.keys else image_hash(self.images[index]["image"]), number)
+        return variant_of(self.content_key(index), number) if number else Variant()
 
     def __call__(self, index: int, number: int = 0, variant: Variant = Variant()) -> dict[str, torch.Tensor]:
         """Row `index` in look `number`, which is `variant` (without a cache any variant will do)."""
@@ -98,7 +100,8 @@ class PromptSamples(Dataset):
         self.image_side, self.mask_side = image_side, mask_side
         self.prompt_mix, self.box_jitter, self.target_resize = prompt_mix, box_jitter, target_resize
         self.augment, self.seed, self.training = augment, seed, training
-        self.epoch = 0
+        # Shared with the data loader's workers, which may live longer than an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         counts = [len(self._prompted(row)) for row in self.objects]
         self.index = [
             (row, start, min(start + prompts_per_image, count))
@@ -119,7 +122,7 @@ class PromptSamples(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Prompts are drawn per (seed, epoch, sample), so a resumed run draws the same."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def _prompted(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         return [entry for entry in row["objects"] if entry["defect"] not in self.unprompted]
@@ -127,7 +130,7 @@ class PromptSamples(Dataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         row, start, stop = self.index[item]
         objects = self.objects[row]
-        rng = np.random.default_rng([self.seed, self.epoch if self.training else 0, item])
+        rng = np.random.default_rng([self.seed, int(self._epoch) if self.training else 0, item])
         kind = (
             draw_kind(self.prompt_mix, rng)
             if self.training

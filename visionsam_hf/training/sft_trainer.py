@@ -1,95 +1,76 @@
 """Supervised fine-tuning: masks of defects as demonstrations."""
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import torch
 from torch import Tensor
-from transformers import SamModel, SamProcessor
+from transformers import TrainingArguments
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.models.loading import image_side, mask_side
-from visionsam_hf.training.configs import SamSFTConfig
+from visionsam_hf.training.hyperparameters import SFTSettings
 from visionsam_hf.training.losses import balanced_bce, dice_loss, mask_bce, mask_iou
 from visionsam_hf.training.muon import MuonWithAdamW
-from visionsam_hf.training.sam_trainer import SamTrainer, prepare_cache, prepare_tuned
+from visionsam_hf.training.sam_trainer import SamTrainer
 from visionsam_hf.training.samples import PromptCollator, PromptSamples
 
 logger = logging.getLogger(__name__)
 
 
-class SamSFTTrainer(SamTrainer):
-    """Fine-tunes SAM on masks.
+@dataclass
+class SamSFTConfig(SFTSettings, TrainingArguments):
+    """`TrainingArguments` with the settings of supervised fine-tuning (see `SFTSettings`)."""
 
-    Args:
-        model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`; or the name of a LoRA adapter.
-        args: a `SamSFTConfig`.
-        train_dataset, eval_dataset: rows of the segmentation schema (`visionsam_hf.data.schema.segmentation_features`).
-        processing_class: the model's `SamProcessor`; loaded beside a named model.
-        kwargs: as `transformers.Trainer` takes them.
+    def __post_init__(self) -> None:
+        SFTSettings.__post_init__(self)
+        TrainingArguments.__post_init__(self)
+
+
+class SamSFTTrainer(SamTrainer):
+    """Fine-tunes SAM on masks, with a `SamSFTConfig`; its other arguments are those of `SamTrainer`.
+
+    The data sets hold rows of the segmentation schema (`visionsam_hf.data.schema.segmentation_features`).
 
     Logs, per prompt: `iou` of the mask in the loss, `area_ratio` (predicted over target area), `score_error`
     (|predicted IoU - IoU|).
     """
 
-    def __init__(
-        self,
-        model: str | SamModel,
-        args: SamSFTConfig,
-        train_dataset: datasets.Dataset,
-        eval_dataset: datasets.Dataset | None = None,
-        processing_class: SamProcessor | None = None,
-        **kwargs: Any,
-    ) -> None:
-        model, processor = prepare_tuned(
-            model,
-            processing_class,
-            args,
+    collator = PromptCollator()
+
+    def _get_ready(self) -> None:
+        self.pool = self.args.embedding_pool
+        self._warned: set[str] = set()
+        if self.args.unprompted:
+            self.model.vision_encoder.register_forward_hook(self._keep_embeddings)
+            self._views = embedding_views(self.model.config.vision_config.output_channels).to(self.args.device)
+
+    def _loss_sees(self, args: Any, train_dataset: datasets.Dataset) -> dict[str, Any]:
+        return dict(
             mask_output=args.mask_output,
             scores=args.w_iou > 0,
             prompt_kinds=[kind for kind, share in args.prompt_mix.items() if share > 0],
             vision_config=args.vision_config,
             fresh_decoder=args.fresh_decoder,
         )
-        side, rest = divmod(mask_side(model), args.embedding_pool)
+
+    def _samples(self, rows: datasets.Dataset, args: Any, *, training: bool, **common: Any) -> PromptSamples:
+        side, rest = divmod(common["mask_side"], args.embedding_pool)
         if rest or side % 4:
-            cells = mask_side(model) // 4
+            cells = common["mask_side"] // 4
             raise UserError(f"embedding_pool: {args.embedding_pool} does not divide the model's grid of {cells} cells")
-        cache = prepare_cache(model, processor, args)
-        common: dict[str, Any] = dict(
-            image_side=image_side(model),
-            mask_side=side,
-            cache=cache,
+        drawn = dict(box_jitter=args.box_jitter, augment=args.augment, variants=args.variants) if training else {}
+        return PromptSamples(
+            rows,
             prompt_mix=args.prompt_mix,
             prompts_per_image=args.prompts_per_image,
             unprompted=args.unprompted,
-            target_resize=args.target_resize,
             seed=args.seed,
+            training=training,
+            **{**common, "mask_side": side},
+            **drawn,
         )
-        train_samples = PromptSamples(
-            train_dataset,
-            processor,
-            box_jitter=args.box_jitter,
-            augment=args.augment,
-            variants=args.variants,
-            **common,
-        )
-        eval_samples = PromptSamples(eval_dataset, processor, training=False, **common) if eval_dataset else None
-        super().__init__(
-            model,
-            args,
-            processing_class=processor,
-            data_collator=PromptCollator(),
-            train_samples=train_samples,
-            eval_samples=eval_samples,
-            **kwargs,
-        )
-        self.pool = args.embedding_pool
-        self._warned: set[str] = set()
-        if args.unprompted:
-            model.vision_encoder.register_forward_hook(self._keep_embeddings)
-            self._views = embedding_views(model.config.vision_config.output_channels).to(args.device)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW, or whatever `optim` names; with `muon` Muon for the matrices."""

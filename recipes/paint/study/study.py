@@ -220,8 +220,7 @@ def _train_painted(settings: StudySettings, seed: int) -> None:
 
 def _tuned(settings: StudySettings, start: str, rows: Any, values: dict[str, Any], seed: int) -> Any:
     """A model after SFT on some rows."""
-    from visionsam_hf.training.configs import SamSFTConfig
-    from visionsam_hf.training.sft_trainer import SamSFTTrainer
+    from visionsam_hf.training.sft_trainer import SamSFTConfig, SamSFTTrainer
 
     cached = not (values.get("augment") or values.get("trainable") == "all")
     with tempfile.TemporaryDirectory() as scratch:
