@@ -380,7 +380,7 @@ def test_wrong_settings_name_the_key(tmp_path, settings, key):
 def test_choices_are_those_of_what_they_choose():
     hints = get_type_hints(SFTSettings)
     assert get_args(hints["trainable"]) == TRAINABLE and get_args(hints["mask_output"]) == MASK_OUTPUTS
-    assert get_args(hints["embedding_dtype"]) == DTYPES and get_args(PromptKind) == PROMPT_KINDS
+    assert get_args(get_args(hints["embedding_dtype"])[0]) == DTYPES and get_args(PromptKind) == PROMPT_KINDS
     for trainable in TRAINABLE:
         settings = dict(trainable=trainable, use_peft=True, w_iou=1.0)
         if trainable in ADAPTED:
