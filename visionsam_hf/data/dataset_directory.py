@@ -51,7 +51,7 @@ def split_names(name_or_path: str | Path) -> list[str]:
     else:
         try:
             found = set(get_dataset_split_names(str(name_or_path)))
-        except DatasetNotFoundError as error:
+        except (DatasetNotFoundError, ConnectionError) as error:
             raise _not_on_hub(str(name_or_path), error) from None
     return sorted(found, key=lambda name: (usual.get(name, len(usual)), name))
 
@@ -79,7 +79,7 @@ def load_split(
     else:
         try:
             dataset = load_dataset(name, split=split, streaming=streaming)
-        except DatasetNotFoundError as error:
+        except (DatasetNotFoundError, ConnectionError) as error:
             raise _not_on_hub(name, error) from None
         except ValueError as error:
             raise UserError(f"{where}: cannot be read ({error}); choose a split of the data set") from None

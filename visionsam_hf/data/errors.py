@@ -66,6 +66,18 @@ def decoding(where: str | Path) -> Iterator[None]:
         raise UserError(f"{where}: cannot be read ({reason}); it is damaged, make or copy it again") from error
 
 
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Round what writes into a directory: a full disk or a forbidden place is a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        told = writing_error(error, directory)
+        if told is None:
+            raise
+        raise told from error
+
+
 def writing_error(error: BaseException, directory: Path) -> UserError | None:
     """What to tell the user about an error while `directory` was written; None when it was not the disk.
 

@@ -1,17 +1,16 @@
 """The page of `visionsam inspect`: one file, no network, light and dark."""
 
-import base64
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment
 from PIL import Image
 
 from visionsam_hf.data.masks import decode_mask, decode_rle
-from visionsam_hf.data.overlays import CHOSEN, REJECTED, TRUTH, Overlay, close_up, thumbnail
+from visionsam_hf.data.overlays import CHOSEN, REJECTED, TRUTH, Overlay, close_up, data_uri, thumbnail
 
 # Upper edges of the size classes, as shares of the image's area.
 SIZE_CLASSES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -119,17 +118,18 @@ def _sample(row: Mapping[str, Any], category: str, kind: str) -> Sample:
         if row["objects"]:
             largest = max(row["objects"], key=lambda item: item["area"])
             if largest["area"] < _SMALL * image.width * image.height:
-                pictures.append(("largest defect", close_up(image, overlays, largest["box"], side=_SIDE)))
-                pictures.append(("without outline", close_up(image, [], largest["box"], side=_SIDE)))
+                pixels = np.asarray(image.convert("RGB"))
+                outlines = [Overlay(overlay.mask) for overlay in overlays]
+                pictures.append(("largest defect", close_up(pixels, outlines, largest["box"], side=_SIDE)))
+                pictures.append(("without outline", close_up(pixels, [], largest["box"], side=_SIDE)))
     else:
         lines, pictures = _ranked(row, kind)
-    return Sample(row["image_id"], category, lines, [(word, _data_uri(picture)) for word, picture in pictures])
+    return Sample(row["image_id"], category, lines, [(word, data_uri(picture)) for word, picture in pictures])
 
 
 def _ranked(row: Mapping[str, Any], kind: str) -> tuple[list[str], list[tuple[str, Image.Image]]]:
     """The prompt's surroundings: the truth if known, then chosen and rejected, or every candidate."""
-    image, box = row["image"], row["box"]
-    shown = []
+    box, shown = row["box"], []
     if row["truth"] is not None:
         shown.append(("truth", decode_mask(row["truth"]), TRUTH))
     if kind == "preference":
@@ -140,14 +140,9 @@ def _ranked(row: Mapping[str, Any], kind: str) -> tuple[list[str], list[tuple[st
         for candidate in row["candidates"]:
             shown.append((f"score {candidate['score']:.2f}", decode_rle(candidate["rle"]), CHOSEN))
         lines = [f"{len(row['candidates'])} candidates"]
-    pictures = [(word, close_up(image, [Overlay(mask, colour)], box, side=_SIDE)) for word, mask, colour in shown]
+    pixels = np.asarray(row["image"].convert("RGB"))
+    pictures = [(word, close_up(pixels, [Overlay(mask, colour)], box, side=_SIDE)) for word, mask, colour in shown]
     return [f"prompt {row['object_index']}", *lines], pictures
-
-
-def _data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def size_names() -> list[str]:
@@ -263,9 +258,9 @@ _WORDS = {
     "preference": "Preference data set: a row a prompt, with a chosen and a rejected mask",
 }
 _LEGEND = {
-    "segmentation": "Magenta: the mask's outline. Yellow: the box of an object, which prompts the model.",
-    "candidates": "Magenta: the true mask's outline, where there is one. Blue: a candidate's.",
-    "preference": "Magenta: the true mask's outline, where there is one. Blue: chosen. Orange: rejected.",
+    "segmentation": "White: the mask's outline. Yellow: the box of an object, which prompts the model.",
+    "candidates": "White: the true mask's outline, where there is one. Blue: a candidate's.",
+    "preference": "White: the true mask's outline, where there is one. Blue: chosen. Purple: rejected.",
 }
 
 

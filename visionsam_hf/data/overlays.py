@@ -1,5 +1,12 @@
-"""Small pictures of a sample with its masks outlined and its boxes drawn, for contact sheets and pages."""
+"""The one way to draw masks and boxes on a photograph, in one palette, for pages, cards and predictions.
 
+Of Okabe and Ito's colours and white: told apart by colour-blind eyes, and, by their dark rims, on metal, wood and green
+boards alike. The annotation page (annotation/static/panes.js) and the demo (recipes/space/demo) draw for themselves, in
+these colours.
+"""
+
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,45 +14,120 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# Visible on grey metal, wood and green boards alike, and told apart by most colour-blind eyes.
-TRUTH, CHOSEN, REJECTED = (255, 0, 200), (0, 210, 255), (255, 140, 0)
-BOX = (255, 225, 60)
+Colour = tuple[int, int, int]
+
+TRUTH: Colour = (255, 255, 255)
+PREDICTION: Colour = (230, 159, 0)
+CHOSEN: Colour = (86, 180, 233)  # and every candidate that is not ranked yet
+REJECTED: Colour = (200, 30, 120)
+BOX: Colour = (240, 228, 66)
+_RIM: Colour = (20, 20, 20)
+_PADDING = 128
+_FILL = 0.38
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A mask (H, W) bool to outline in an RGB colour, and its box [x1, y1, x2, y2) to draw, or None."""
+    """What to draw of a mask, or of a prompt.
 
-    mask: np.ndarray
-    colour: tuple[int, int, int]
+    Attributes:
+        mask: (H, W) bool to outline, or None.
+        colour: RGB, of this module.
+        box: [x1, y1, x2, y2) to draw, or None.
+        is_filled: tint the mask's inside too.
+    """
+
+    mask: np.ndarray | None = None
+    colour: Colour = TRUTH
     box: Sequence[float] | None = None
+    is_filled: bool = False
+
+
+def draw(image: np.ndarray, overlays: Sequence[Overlay], *, scale: float = 1.0, thickness: int = 1) -> np.ndarray:
+    """The photograph, enlarged or reduced, with overlays drawn at the new size, so that their lines stay thin.
+
+    Args:
+        image: (H, W, 3) uint8. It is not changed.
+        overlays: drawn in order, masks of the image's size.
+        scale: new pixels per old pixel.
+        thickness: of the lines, in new pixels, without their rims.
+
+    Returns:
+        (scale * H, scale * W, 3) uint8, each side rounded, at least 1.
+    """
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    canvas = image.copy() if scale == 1 else cv2.resize(image, size, interpolation=method)
+    shapes = [None if overlay.mask is None else _resized(overlay.mask, size, scale) for overlay in overlays]
+    for overlay, shape in zip(overlays, shapes):
+        if shape is not None and overlay.is_filled:
+            canvas[shape] = ((1 - _FILL) * canvas[shape] + _FILL * np.array(overlay.colour)).astype(np.uint8)
+    for overlay in overlays:
+        if overlay.box is not None:
+            # Round the box and not on it: its mask's outline, with the rim, touches it on four sides.
+            x1, y1, x2, y2 = (round(float(edge) * scale) for edge in overlay.box)
+            away = thickness + 1
+            corners = (x1 - away, y1 - away), (x2 - 1 + away, y2 - 1 + away)
+            for colour, width in ((_RIM, thickness + 2), (BOX, thickness)):
+                cv2.rectangle(canvas, *corners, colour, width)
+    for overlay, shape in zip(overlays, shapes):
+        if shape is not None:
+            contours, _ = cv2.findContours(shape.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            for colour, width in ((_RIM, thickness + 2), (overlay.colour, thickness)):
+                cv2.drawContours(canvas, contours, -1, colour, width)
+    return canvas
+
+
+def _resized(mask: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+    if scale == 1:
+        return mask
+    # INTER_AREA keeps a trace of masks that are thinner than a pixel here.
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    share = cv2.resize(mask.astype(np.float32), size, interpolation=method)
+    return share > min(0.5, 0.5 * float(share.max(initial=0)))
 
 
 def thumbnail(image: Image.Image, overlays: Sequence[Overlay] = (), *, side: int) -> Image.Image:
-    """The image with its longer side `side` pixels, outlines and boxes drawn at that size, so that they stay thin."""
-    scale = side / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    canvas = np.array(image.convert("RGB").resize(size, method))
-    for overlay in overlays:
-        # INTER_AREA keeps a trace of masks that are thinner than a pixel here.
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = cv2.resize(overlay.mask.astype(np.float32), size, interpolation=method)
-        shape = (small > min(0.5, 0.5 * float(small.max(initial=0)))).astype(np.uint8)
-        contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, contours, -1, overlay.colour, 1, cv2.LINE_AA)
-        if overlay.box is not None:
-            x1, y1, x2, y2 = (round(edge * scale) for edge in overlay.box)
-            cv2.rectangle(canvas, (x1 - 1, y1 - 1), (x2, y2), BOX, 1)
-    return Image.fromarray(canvas)
+    """The whole image with its longer side `side` pixels."""
+    return Image.fromarray(draw(np.asarray(image.convert("RGB")), overlays, scale=side / max(image.size)))
 
 
-def close_up(image: Image.Image, overlays: Sequence[Overlay], box: Sequence[float], *, side: int) -> Image.Image:
-    """A square part of the image round a box, three times its longer side, drawn as `thumbnail` does."""
+def close_up(image: np.ndarray, overlays: Sequence[Overlay], box: Sequence[float], *, side: int) -> Image.Image:
+    """The surroundings of a box in an image, (H, W, 3) uint8, as a square of `side` pixels, grey where the image ends."""
+    window = box_window(image.shape, box)
+    rows, columns = window
+    shift = np.array([columns.start, rows.start] * 2)
+    parts = [
+        Overlay(
+            None if overlay.mask is None else overlay.mask[window],
+            overlay.colour,
+            None if overlay.box is None else np.asarray(overlay.box) - shift,
+            overlay.is_filled,
+        )
+        for overlay in overlays
+    ]
+    patch = np.ascontiguousarray(image[window])
+    drawn = draw(patch, parts, scale=side / max(patch.shape[:2]), thickness=2)
+    square = np.full((side, side, 3), _PADDING, np.uint8)
+    top, left = (side - drawn.shape[0]) // 2, (side - drawn.shape[1]) // 2
+    square[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+    return Image.fromarray(square)
+
+
+def box_window(shape: Sequence[int], box: Sequence[float]) -> tuple[slice, slice]:
+    """Rows and columns of a square with the box in its middle half, inside the image as far as it goes."""
     x1, y1, x2, y2 = box
-    reach = max(x2 - x1, y2 - y1, 8) * 1.5
-    centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
-    left, top = max(0, int(centre_x - reach)), max(0, int(centre_y - reach))
-    right, bottom = min(image.width, int(centre_x + reach)), min(image.height, int(centre_y + reach))
-    parts = [Overlay(overlay.mask[top:bottom, left:right], overlay.colour) for overlay in overlays]
-    return thumbnail(image.crop((left, top, right, bottom)), parts, side=side)
+    side = min(max(2.2 * max(x2 - x1, y2 - y1), 0.12 * max(shape[:2]), 24), max(shape[:2]))
+    left, top = (max(0, min((low + high - side) / 2, limit - side)) for low, high, limit in
+                 ((x1, x2, shape[1]), (y1, y2, shape[0])))  # fmt: skip
+    return (
+        slice(int(top), int(np.ceil(min(top + side, shape[0])))),
+        slice(int(left), int(np.ceil(min(left + side, shape[1])))),
+    )
+
+
+def data_uri(picture: Image.Image) -> str:
+    """The picture inside a page's own text."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

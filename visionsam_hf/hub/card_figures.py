@@ -1,6 +1,5 @@
 """The figure of a card: what a tuned model does to prompts, how it learnt, or what rows of a data set look like."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from transformers import SamModel, SamProcessor
 from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.geometry import logits_to_original
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_iou
+from visionsam_hf.data.overlays import PREDICTION
 from visionsam_hf.evaluation.report.figures import INK, MUTED, SERIES
-from visionsam_hf.evaluation.report.galleries import thumbnail
+from visionsam_hf.evaluation.report.galleries import RANKED, thumbnail
 from visionsam_hf.evaluation.result_files import curve, read_log
 from visionsam_hf.inference.prediction import encode_image, predict_at
 from visionsam_hf.models.loading import image_side
@@ -93,9 +93,11 @@ def draw_examples(examples: Sequence[Example]) -> bytes:
             cells.append(("truth", thumbnail(pixels, example.box, truth=truth)))
         for title, mask in example.masks.items():
             reached = f", IoU {mask_iou(mask, truth):.2f}" if truth is not None else ""
-            cells.append((title + reached, thumbnail(pixels, example.box, marked=mask, truth=truth)))
-        for axes, (title, uri) in zip(line, cells):
-            axes.imshow(_pixels(uri))
+            colour = RANKED.get(title, PREDICTION)
+            shown = thumbnail(pixels, example.box, marked=mask, truth=truth, colour=colour)
+            cells.append((title + reached, shown))
+        for axes, (title, picture) in zip(line, cells):
+            axes.imshow(picture)
             axes.set_title(title, fontsize=9, color=INK)
     return _png(figure)
 
@@ -123,11 +125,6 @@ def data_examples(directory: str | Path, kind: str, count: int = 3) -> bytes | N
     rows = load_split(directory, split_names(directory)[0], kind=kind)
     examples = choose_examples(rows, kind, count)
     return draw_examples(examples) if examples else None
-
-
-def _pixels(uri: str) -> np.ndarray:
-    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _png(figure: Figure) -> bytes:

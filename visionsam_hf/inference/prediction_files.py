@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from datasets_builders.photographs import image_files, path_inside
-from visionsam_hf.data.errors import UserError, writing_error
+from visionsam_hf.data.errors import UserError, writing
 from visionsam_hf.data.files import written_directory
 from visionsam_hf.data.masks import encode_mask, encode_rle, mask_box
+from visionsam_hf.data.overlays import PREDICTION, Overlay, draw
 
 CATEGORY = "defect"  # of a prompt that names none
 _KEYS = {"image", "box", "point", "category"}
@@ -195,7 +195,6 @@ def checked(asked: list[Asked]) -> Iterator[Asked]:
 
 COCO = "coco.json"
 LINES = "predictions.jsonl"
-_MASK_COLOR, _BOX_COLOR = (255, 96, 0), (0, 160, 255)
 
 
 @dataclass(frozen=True)
@@ -218,14 +217,8 @@ def replaced_directory(output: Path) -> Iterator[Path]:
         raise UserError(f"{output}: is a file; choose another --output")
     if output.is_dir() and any(output.iterdir()) and not (output / COCO).is_file():
         raise UserError(f"{output}: holds files that predict did not write; choose another --output")
-    try:
-        with written_directory(output) as work:
-            yield work
-    except OSError as error:
-        told = writing_error(error, output.parent)
-        if told is None:
-            raise
-        raise told from None
+    with writing(output.parent), written_directory(output) as work, writing(work):
+        yield work
 
 
 class PredictionWriter:
@@ -280,8 +273,9 @@ class PredictionWriter:
                 self.empty += 1
         overlay = self.directory / ("overlay.png" if self.short_names else f"overlays/{stem}.jpg")
         overlay.parent.mkdir(parents=True, exist_ok=True)
-        drawn = draw_overlay(image, [found.mask for found in predicted], [found.prompt.box for found in predicted])
-        drawn.save(overlay, quality=90)
+        shown = [Overlay(found.mask, PREDICTION, found.prompt.box or None) for found in predicted]
+        drawn = draw(image, shown, thickness=max(1, round(max(height, width) / 400)))
+        Image.fromarray(drawn).save(overlay, quality=90)
 
     def _stem(self, name: str) -> str:
         """The name without its suffix, unless another photograph has that one too (`a.png`, `a.jpg`)."""
@@ -322,16 +316,3 @@ def prompt_words(prompt: Prompt) -> dict[str, Any]:
     if prompt.kind == "everything":
         return {"everything": True}
     return {prompt.kind: list(prompt.box or prompt.point)}
-
-
-def draw_overlay(image: np.ndarray, masks: Sequence[np.ndarray], boxes: Sequence[Sequence[float]]) -> Image.Image:
-    """The photograph (H, W, 3) with the outlines of the masks (H, W), and with the boxes; an empty box is not drawn."""
-    shown = image.copy()
-    thickness = max(1, round(max(image.shape[:2]) / 400))
-    for mask, box in zip(masks, boxes):
-        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(shown, contours, -1, _MASK_COLOR, thickness)
-        if box:
-            x1, y1, x2, y2 = (int(round(value)) for value in box)
-            cv2.rectangle(shown, (x1, y1), (x2 - 1, y2 - 1), _BOX_COLOR, thickness)
-    return Image.fromarray(shown)

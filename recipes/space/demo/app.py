@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from transformers import SamModel, SamProcessor
 
 NAMES = ("tuned mask", "candidate 1", "candidate 2", "candidate 3")
-COLOUR = (255, 64, 0)
+COLOUR = (230, 159, 0)  # of predictions, everywhere
 GUIDE = "Click one corner of a box round the defect, then the opposite one."
 
 

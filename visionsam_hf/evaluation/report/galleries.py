@@ -1,28 +1,25 @@
 """The report's rows of pictures, each chosen by a rule that stands above it."""
 
-import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
 from visionsam_hf.data.errors import decoding
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_iou
+from visionsam_hf.data.overlays import CHOSEN, PREDICTION, REJECTED, TRUTH, Colour, Overlay, close_up, data_uri
 from visionsam_hf.evaluation.comparison import chosen_by_rule, shared_keys
 from visionsam_hf.evaluation.evaluator import prompt_cases
 from visionsam_hf.evaluation.per_sample import TITLES, CaseThresholds
 from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows
 
 SIDE = 264  # pixels of a thumbnail
-_MARK = (255, 140, 0)  # what a system marked
-_TRUTH = (0, 190, 170)
-_HALO = (20, 20, 20)
+RANKED = {"chosen": CHOSEN, "rejected": REJECTED}
 
 
 def read_photographs(directory: str | Path, split: str, rows: Iterable[int]) -> dict[int, np.ndarray]:
@@ -52,17 +49,6 @@ def _pixels(content: bytes, path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def box_window(shape: Sequence[int], box: Sequence[float]) -> tuple[slice, slice]:
-    """A square with the box in its middle third or half, inside the image as far as it goes."""
-    x1, y1, x2, y2 = box
-    side = min(max(2.2 * max(x2 - x1, y2 - y1), 0.12 * max(shape[:2]), 24), max(shape[:2]))
-    left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2
-    left, top = max(0, min(left, shape[1] - side)), max(0, min(top, shape[0] - side))
-    return slice(int(top), int(np.ceil(min(top + side, shape[0])))), slice(
-        int(left), int(np.ceil(min(left + side, shape[1])))
-    )
-
-
 def thumbnail(
     image: np.ndarray,
     box: Sequence[float],
@@ -70,67 +56,21 @@ def thumbnail(
     marked: np.ndarray | None = None,
     truth: np.ndarray | None = None,
     show_box: bool = False,
-) -> str:
-    """A data URI of the box's surroundings.
+    colour: Colour = PREDICTION,
+) -> Image.Image:
+    """The box's surroundings.
 
     Args:
-        image: (H, W, 3) uint8. box: [x1, y1, x2, y2) in its pixels.
-        marked: (H, W) bool, drawn in orange: the system's mask.
-        truth: (H, W) bool, outlined; filled in teal where nothing is marked.
+        image: (H, W, 3) uint8.
+        box: [x1, y1, x2, y2) in its pixels.
+        marked: (H, W) bool, tinted in `colour`: the system's mask.
+        truth: (H, W) bool, outlined in white.
         show_box: draw the prompt.
     """
-    window = box_window(image.shape, box)
-    patch = image[window]
-    scale = SIDE / max(patch.shape[:2])
-    size = max(1, round(patch.shape[1] * scale)), max(1, round(patch.shape[0] * scale))
-    canvas = cv2.resize(patch, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    if marked is not None:
-        canvas = _fill(canvas, marked[window], _MARK)
-        _outline(canvas, marked[window], _MARK, 2)
-    if truth is not None:
-        if marked is None:
-            canvas = _fill(canvas, truth[window], _TRUTH)
-            _outline(canvas, truth[window], _TRUTH, 2)
-        else:
-            _outline(canvas, truth[window], _HALO, 3)
-            _outline(canvas, truth[window], (255, 255, 255), 1)
-    if show_box:
-        corners = (np.array(box) - [window[1].start, window[0].start] * 2) * scale
-        x1, y1, x2, y2 = (int(round(value)) for value in corners)
-        for color, thickness in ((_HALO, 3), ((255, 255, 255), 1)):
-            cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, thickness)
-    return _data_uri(_square(canvas))
-
-
-def _fill(canvas: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    inside = _to_canvas(mask, canvas)[..., None]
-    return np.where(inside, (0.62 * canvas + 0.38 * np.array(color)).astype(np.uint8), canvas)
-
-
-def _to_canvas(mask: np.ndarray, canvas: np.ndarray) -> np.ndarray:
-    # Shrinking by area keeps hairlines that nearest-neighbour would drop.
-    size = (canvas.shape[1], canvas.shape[0])
-    if mask.shape[0] > canvas.shape[0]:
-        return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.2
-    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-
-
-def _outline(canvas: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], thickness: int) -> None:
-    contours, _ = cv2.findContours(_to_canvas(mask, canvas).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, color, thickness, cv2.LINE_AA)
-
-
-def _square(canvas: np.ndarray) -> np.ndarray:
-    padded = np.full((SIDE, SIDE, 3), 128, np.uint8)
-    top, left = (SIDE - canvas.shape[0]) // 2, (SIDE - canvas.shape[1]) // 2
-    padded[top : top + canvas.shape[0], left : left + canvas.shape[1]] = canvas
-    return padded
-
-
-def _data_uri(canvas: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(canvas).save(buffer, "JPEG", quality=80, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    overlays = [] if marked is None else [Overlay(marked, colour, is_filled=True)]
+    overlays += [] if truth is None else [Overlay(truth, TRUTH, is_filled=marked is None)]
+    overlays += [Overlay(box=box)] if show_box else []
+    return close_up(image, overlays, box, side=SIDE)
 
 
 _LOOKED_AT = 300  # rows of a candidate or preference set that the choice is made from
@@ -195,7 +135,7 @@ def stage_comparison(
             iou = mask_iou(mask, truth)
             row.cells.append(
                 Cell(
-                    thumbnail(image, record["box"], marked=mask, truth=truth),
+                    data_uri(thumbnail(image, record["box"], marked=mask, truth=truth)),
                     f"{name}'s mask on the {record['defect']}, IoU {iou:.2f}",
                     name,
                     f"IoU {iou:.2f}",
@@ -211,12 +151,15 @@ def _prompt_cells(
 ) -> list[Cell]:
     what = f"{record['defect']} on {record['category']}" if record.get("defect") else str(record["category"])
     photograph = Cell(
-        thumbnail(image, box, show_box=True), f"Photograph of {what}, with the box", "Photograph", "with the prompt"
+        data_uri(thumbnail(image, box, show_box=True)),
+        f"Photograph of {what}, with the box",
+        "Photograph",
+        "with the prompt",
     )
     if truth is None:
         return [photograph]
     outline = Cell(
-        thumbnail(image, box, truth=truth), f"True outline, {what}", "Truth", f"{int(truth.sum()):,} pixels"
+        data_uri(thumbnail(image, box, truth=truth)), f"True outline, {what}", "Truth", f"{int(truth.sum()):,} pixels"
     )
     return [photograph, outline]
 
@@ -273,7 +216,7 @@ def _candidate_cells(
         reached = "" if iou is None else f", IoU {iou:.2f}"
         title = f"Candidate {index + 1}"
         source = f", from {sources[index].replace('_', ' ')}" if len(set(sources)) > 1 else ""
-        picture = thumbnail(image, box, marked=mask, truth=truth)
+        picture = data_uri(thumbnail(image, box, marked=mask, truth=truth))
         cells.append(
             Cell(
                 picture,
@@ -368,7 +311,7 @@ def preference_gallery(directory: str) -> list[PictureRow]:
             reached = "" if truth is None else f"IoU {ious[name]:.2f}"
             cells.append(
                 Cell(
-                    thumbnail(image, row["box"], marked=mask, truth=truth),
+                    data_uri(thumbnail(image, row["box"], marked=mask, truth=truth, colour=RANKED[name])),
                     f"The {name} mask. {reached}".strip(),
                     name.capitalize(),
                     reached,
