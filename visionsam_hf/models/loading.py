@@ -62,15 +62,13 @@ def load_weights(cls: type[PreTrainedModel], name: str, path: str, *, revision: 
     try:
         return cls.from_pretrained(path, revision=revision, use_safetensors=True, dtype=torch.float32)
     except ImportError as error:
-        problem, advice = "needs a package that is missing", "install it"
-        told = first_line(error)
+        raise UserError(f"{name}: needs a package that is missing ({first_line(error)}); install it") from None
     except SafetensorError as error:
-        problem, advice = "its weights are damaged", "copy the model again"
-        told = first_line(error)
+        raise UserError(f"{name}: its weights are damaged ({first_line(error)}); copy the model again") from None
     except (OSError, ValueError, RuntimeError) as error:
-        problem, advice = "cannot be loaded", "check the name, and that it is saved as safetensors"
-        told = first_line(error)
-    raise UserError(f"{name}: {problem} ({told}); {advice}")
+        raise UserError(
+            f"{name}: cannot be loaded ({first_line(error)}); check the name, and that it is saved as safetensors"
+        ) from None
 
 
 def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig:
