@@ -9,15 +9,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from visionsam_hf.data.schema import decode_mask, decode_rle
 from visionsam_hf.evaluation.comparison import chosen_by_rule, shared_keys
-from visionsam_hf.evaluation.evaluator import prompt_cases
 from visionsam_hf.evaluation.metrics import mask_iou
-from visionsam_hf.evaluation.per_sample import TITLES, CaseThresholds
-from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows
+from visionsam_hf.evaluation.per_sample import TITLES, CaseThresholds, prompt_cases, take_rows
+from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows, shards
 
 SIDE = 264  # pixels of a thumbnail
 _MARK = (255, 140, 0)  # what a system marked
@@ -30,18 +28,10 @@ def read_photographs(directory: str | Path, split: str, rows: Iterable[int]) -> 
 
     Rows that the directory does not have are left out.
     """
-    wanted, found, first = sorted(set(rows)), {}, 0
-    for path in sorted(Path(directory).glob(f"data/{split}-?????-of-?????.parquet")):
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                here = [row for row in wanted if first <= row < first + count]
-                if here:
-                    images = file.read_row_group(group, columns=["image"])["image"]
-                    for row in here:
-                        with Image.open(io.BytesIO(images[row - first].as_py()["bytes"])) as image:
-                            found[row] = np.asarray(image.convert("RGB"))
-                first += count
+    found = {}
+    for place, row in take_rows(shards(directory, split), rows, ["image"]).items():
+        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+            found[place] = np.asarray(image.convert("RGB"))
     return found
 
 
