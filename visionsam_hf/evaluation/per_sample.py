@@ -96,7 +96,8 @@ def take_rows(
     Args:
         columns: which; None for all.
     """
-    wanted, found, first = sorted(set(places)), {}, 0
+    found: dict[int, dict[str, Any]] = {}
+    wanted, first = sorted(set(places)), 0
     for path in paths:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):

@@ -193,9 +193,7 @@ def _prompt_cells(
     image: np.ndarray, box: Sequence[float], truth: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Cell]:
     what = f"{record['defect']} on {record['category']}" if record.get("defect") else str(record["category"])
-    photograph = Cell(
-        thumbnail(image, box, show_box=True), f"Photograph of {what}, with the box", "Photograph", "with the prompt"
-    )
+    photograph = Cell(thumbnail(image, box, show_box=True), f"Photograph of {what}, with the box", "Photograph and box")
     if truth is None:
         return [photograph]
     outline = Cell(
