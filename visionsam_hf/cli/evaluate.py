@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from visionsam_hf.cli.run import is_main_process, stage_run
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import setting
-from visionsam_hf.evaluation import BASELINE_PREFIX, SELECTIONS
+from visionsam_hf.evaluation import SELECTIONS
+from visionsam_hf.inference import BASELINE_PREFIX
 
 if TYPE_CHECKING:
     from visionsam_hf.evaluation.evaluator import Predictor

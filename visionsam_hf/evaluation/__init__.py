@@ -2,6 +2,3 @@
 
 # Which of a prompt's four masks is judged. Kept free of imports for the settings of the stages.
 SELECTIONS = ("single", "score", "oracle")
-
-# What stands before a baseline's name where a model's is expected.
-BASELINE_PREFIX = "baseline:"

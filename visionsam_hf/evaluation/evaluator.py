@@ -31,7 +31,6 @@ from visionsam_hf.evaluation.per_sample import (
     BINS,
     CASES,
     SCHEMA,
-    TOKENS,
     CaseThresholds,
     bin_index,
     columns_of,
@@ -42,6 +41,7 @@ from visionsam_hf.evaluation.per_sample import (
     selected_tokens,
 )
 from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric
+from visionsam_hf.inference import TOKENS
 from visionsam_hf.inference.other_sams import Promptable, iterate_promptable, load_promptable, model_family
 from visionsam_hf.inference.prediction import PromptResult, iterate_predictions
 from visionsam_hf.models.loading import load_model, load_processor

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visionsam_hf.evaluation.metrics import COUNTS, METRICS, mask_window, metric_values
+from visionsam_hf.inference import TOKENS
 
 FILE = "per_sample.parquet"
-TOKENS = 4
 _RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 MASKS = ("truth", "masks")  # the columns that only figures read
 SCHEMA = pa.schema(

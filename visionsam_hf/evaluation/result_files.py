@@ -19,9 +19,9 @@ from datasets import Features
 from visionsam_hf.data.dataset_directory import split_names
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import RECORD, looks_local, read_record, resolve_model
-from visionsam_hf.evaluation import BASELINE_PREFIX
 from visionsam_hf.evaluation.metrics import METRICS
 from visionsam_hf.evaluation.per_sample import FILE, read_columns, take_rows, take_token
+from visionsam_hf.inference import BASELINE_PREFIX
 
 Key = tuple[int, str, int]  # row, image_id, object_index: the same prompt in every system's file
 

@@ -1,18 +1,15 @@
 """What needs no model: masks from the box alone, on the same prompts as every system."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from datasets import Dataset, IterableDataset
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.evaluation import BASELINE_PREFIX
-from visionsam_hf.evaluation.per_sample import TOKENS
-
-if TYPE_CHECKING:
-    from visionsam_hf.inference.prediction import PromptResult
+from visionsam_hf.inference import BASELINE_PREFIX, TOKENS
+from visionsam_hf.inference.prediction import PromptResult, iterate_answers
 
 _CONTEXT = 0.5  # of the box's sides, looked at around it
 _GRABCUT_ROUNDS = 5
@@ -124,7 +121,7 @@ def find_baseline(name: str, prompt: str) -> str:
 
 def iterate_baseline(
     name: str, dataset: Dataset | IterableDataset, *, max_prompts: int | None = None
-) -> Iterator["PromptResult"]:
+) -> Iterator[PromptResult]:
     """A baseline's answer to every object of a segmentation data set, in its order: four times the same mask, no score.
 
     Args:
@@ -132,8 +129,6 @@ def iterate_baseline(
         dataset: rows of the segmentation schema.
         max_prompts: stop after so many.
     """
-    from visionsam_hf.inference.prediction import iterate_answers
-
     segment = BASELINES[name]
 
     def rows() -> Iterator[tuple[int, dict[str, Any], np.ndarray]]:

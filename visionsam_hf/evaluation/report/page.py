@@ -15,7 +15,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from visionsam_hf.evaluation import BASELINE_PREFIX
 from visionsam_hf.evaluation.comparison import (
     HEADLINE,
     PAPER,
@@ -31,6 +30,7 @@ from visionsam_hf.evaluation.report import charts, galleries
 from visionsam_hf.evaluation.report.figures import signed
 from visionsam_hf.evaluation.report.galleries import PictureRow
 from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
+from visionsam_hf.inference import BASELINE_PREFIX
 
 RESAMPLES = 2000
 _CELL = 1.75  # inches of a picture on a plate
