@@ -1,21 +1,25 @@
 import json
 from pathlib import Path
 
+import evaluate
 import pytest
 import torch
 from closeness import assert_close
-from defect_examples import write_discs  # noqa: E402
+from defect_examples import write_discs
 from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
 
 from visionsam_hf.cli import embed
-from visionsam_hf.cli.evaluate import EvaluateSettings, run  # noqa: E402
-from visionsam_hf.cli.run import is_done  # noqa: E402
-from visionsam_hf.data.dataset_directory import load_split  # noqa: E402
-from visionsam_hf.data.errors import UserError  # noqa: E402
-from visionsam_hf.data.records import read_record  # noqa: E402
-from visionsam_hf.data.settings import build_settings  # noqa: E402
-from visionsam_hf.evaluation.evaluator import evaluate_model  # noqa: E402
-from visionsam_hf.evaluation.per_sample import read_columns  # noqa: E402
+from visionsam_hf.cli.evaluate import EvaluateSettings, run
+from visionsam_hf.cli.run import is_done
+from visionsam_hf.data.dataset_directory import load_split
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.records import read_record
+from visionsam_hf.data.settings import build_settings
+from visionsam_hf.evaluation import segmentation_metric
+from visionsam_hf.evaluation.evaluator import evaluate_model
+from visionsam_hf.evaluation.metrics import COUNTS
+from visionsam_hf.evaluation.per_sample import read_columns
+from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric
 
 
 def write_model(directory):
@@ -116,6 +120,22 @@ def test_an_unfilled_cache_gets_one_shard(tmp_path):
         cache = tmp_path / f"cache{streaming}"
         run(settings(given, tmp_path / f"out{streaming}", embeddings=str(cache), streaming=streaming))
         assert len(list(cache.rglob("*.safetensors"))) == 1
+
+
+def test_the_metric_of_evaluate_gives_the_numbers_of_the_stage(inputs, tmp_path, monkeypatch):
+    used = []
+    compute = SegmentationMetric._compute
+    monkeypatch.setattr(SegmentationMetric, "_compute", lambda self, **rows: used.append(self) or compute(self, **rows))
+    run(settings(inputs, tmp_path / "out"))
+    assert len(used) == 3  # the three selections
+    wanted, columns = read(tmp_path / "out"), read_columns(tmp_path / "out" / "per_sample.parquet")
+    # As a user has it who knows only `evaluate`.
+    metric = evaluate.load(segmentation_metric.__file__, cache_dir=str(tmp_path / "cache"))
+    for row, category in enumerate(columns["category"]):
+        metric.add(**{name: int(columns[name][row, 0]) for name in COUNTS}, category=category)
+    found = metric.compute()
+    assert {key: wanted[key] for key in ("n", "overall", "category_mean", "pooled", "per_category")} == found
+    assert wanted["selections"]["single"]["overall"] == found["overall"]
 
 
 @pytest.mark.parametrize("name", ["fill_box", "otsu", "grabcut"])

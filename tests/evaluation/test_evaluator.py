@@ -8,7 +8,7 @@ from defect_examples import disc, discs, predict
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_rle
-from visionsam_hf.evaluation.evaluator import prompt_cases, score_dataset, selected_tokens, summarise, take_token
+from visionsam_hf.evaluation.evaluator import score_dataset, summarise
 from visionsam_hf.evaluation.per_sample import (
     SCHEMA,
     bin_index,
@@ -17,8 +17,11 @@ from visionsam_hf.evaluation.per_sample import (
     defect_size,
     defect_thickness,
     join_parts,
+    prompt_cases,
     read_columns,
-    read_masks,
+    selected_tokens,
+    take_rows,
+    take_token,
     write_groups,
 )
 
@@ -116,7 +119,7 @@ def test_masks_come_back_from_the_file(tmp_path):
     data = discs(6)
     write_groups(tmp_path / "rows.parquet", score_dataset(predict, data))
     place = 3
-    row = read_masks(tmp_path / "rows.parquet", [place, 0])[place]
+    row = take_rows([tmp_path / "rows.parquet"], [place, 0, 99])[place]
     truth = decode_rle(data[row["row"]]["objects"][row["object_index"]]["rle"])
     assert np.array_equal(decode_rle(row["truth"]), truth)
     assert np.array_equal(decode_rle(row["masks"][2]), np.roll(truth, 4, 1))

@@ -9,15 +9,8 @@ from scipy.spatial.distance import cdist
 from skimage.morphology import erosion, footprint_rectangle
 from skimage.segmentation import find_boundaries
 
-from visionsam_hf.evaluation.segmentation_metric import (
-    COUNTS,
-    METRICS,
-    SegmentationMetric,
-    averages,
-    boundary_widths,
-    mask_counts,
-    metric_values,
-)
+from visionsam_hf.evaluation.metrics import COUNTS, METRICS, averages, boundary_widths, mask_counts, metric_values
+from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric
 
 
 def values(prediction, truth):

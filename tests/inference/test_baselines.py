@@ -3,7 +3,7 @@ import pytest
 from defect_examples import disc, discs
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.evaluation.segmentation_metric import mask_counts, metric_values
+from visionsam_hf.evaluation.metrics import mask_counts, metric_values
 from visionsam_hf.inference.baselines import (
     BASELINES,
     fill_box,

@@ -15,7 +15,8 @@ from conftest import disc, photograph
 from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.masks import encode_rle
-from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric, mask_counts
+from visionsam_hf.evaluation.metrics import mask_counts
+from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric
 
 SPACE = Path(__file__).resolve().parents[2] / "recipes" / "space"
 

@@ -35,7 +35,7 @@ class PushSettings:
 
 def run(settings: PushSettings) -> None:
     """Publish, or with dry_run only show what would be."""
-    from visionsam_hf.hub.push import check_repo_id, require_token
+    from visionsam_hf.hub.upload import check_repo_id, require_token
 
     check_repo_id(settings.repo_id)
     if not settings.dry_run:
@@ -66,7 +66,7 @@ def publish(
     from visionsam_hf.data.records import resolve_model
     from visionsam_hf.hub.checks import prepare
     from visionsam_hf.hub.model_card import usage
-    from visionsam_hf.hub.push import push
+    from visionsam_hf.hub.upload import push
 
     publication = prepare(resolve_model(directory), repo_id, license=license, base_model=base_model)
     print(_plan(publication, repo_id, private=private), flush=True)

@@ -84,7 +84,7 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrai
 
 def _check_push(stage: str, settings: Any) -> None:
     from visionsam_hf.hub.provenance import parts_of_record, settle
-    from visionsam_hf.hub.push import check_repo_id, require_token
+    from visionsam_hf.hub.upload import check_repo_id, require_token
 
     if not settings.hub_model_id:
         raise UserError("push_to_hub: needs hub_model_id; add 'hub_model_id: OWNER/NAME', or set push_to_hub to false")

@@ -1,24 +1,30 @@
-"""Evaluate a model on a data set: every prompt scored once, all selections, averages and breakdowns from the scores."""
+"""Evaluate a model on a data set: every prompt scored once, all selections, averages and breakdowns from the scores.
+
+The data set comes in small pieces, whichever kind it is: that bounds the memory, and any number of processes can share.
+"""
 
 import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset
+from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.masks import encode_rle
+from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.evaluation import SELECTIONS
 from visionsam_hf.evaluation.metrics import (
     COUNTS,
     METRICS,
-    averages,
     bootstrap_interval,
     calibration,
     exact_mean,
+    mask_counts,
     metric_values,
     top1_agreement,
 )
@@ -28,14 +34,103 @@ from visionsam_hf.evaluation.per_sample import (
     SCHEMA,
     CaseThresholds,
     bin_index,
-    classify,
     columns_of,
-    score_prompt,
+    defect_contrast,
+    defect_size,
+    defect_thickness,
+    prompt_cases,
+    selected_tokens,
 )
+from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric
+from visionsam_hf.inference import TOKENS
+from visionsam_hf.inference.other_sams import Promptable, iterate_promptable, load_promptable, model_family
+from visionsam_hf.inference.prediction import PromptResult, iterate_predictions
+from visionsam_hf.models.loading import load_model, load_processor
 
-# Undecoded photographs of a stream in memory at once.
-ROWS = 16
+ROWS = 16  # undecoded photographs of a stream in memory at once
 _COLUMNS = ["image", "image_id", "category", "objects"]
+
+# The predictions for a piece of a data set, at most so many.
+Predictor = Callable[[Dataset, int | None], Iterator[PromptResult]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """`metrics` is what `metrics.json` holds; `per_sample` has a row a prompt (`visionsam_hf.evaluation.per_sample`)."""
+
+    metrics: dict[str, Any]
+    per_sample: pa.Table
+
+
+def evaluate_model(
+    model: SamModel | Promptable | str,
+    dataset: Dataset | IterableDataset,
+    *,
+    processor: SamProcessor | None = None,
+    prompt: str = "box",
+    selection: str = "single",
+    cache: EmbeddingCache | None = None,
+    batch_size: int = 8,
+    max_prompts: int | None = None,
+    thresholds: CaseThresholds = CaseThresholds(),
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluate SAM, or its relatives, on every object of a segmentation data set, at the photographs' own sizes.
+
+    Args:
+        model: a `SamModel`, a `Promptable` (SAM-HQ, SAM 2, EdgeTAM), or the directory or Hub id of either.
+        dataset: rows of the segmentation schema; streaming works.
+        processor: a `SamModel`'s; by default the one saved beside it.
+        prompt: box, point or point_pm.
+        selection: the headline's mask: token 0 (single), the best-scored of the three candidates (score) or the best by
+            truth (oracle). All three are reported.
+        cache: embeddings of the same `SamModel`, so that its encoder rests.
+        batch_size: prompts of one image at once.
+        max_prompts: stop after so many prompts.
+        thresholds: of the four failure cases.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: nothing to evaluate, or no such model.
+    """
+    check_selection(selection)
+    predict, name = model_predictor(model, processor=processor, prompt=prompt, cache=cache, batch_size=batch_size)
+    with contextlib.nullcontext() if cache is None else cache.filling():
+        groups = list(score_dataset(predict, dataset, max_prompts=max_prompts))
+    table = pa.Table.from_pylist([row for group in groups for row in group], schema=SCHEMA)
+    names = {"model": name, "dataset": dataset.info.dataset_name or "", "split": str(dataset.split or "")}
+    summary = summarise(columns_of(table), selection=selection, thresholds=thresholds, seed=seed)
+    return Evaluation(names | {"prompt": prompt} | summary, table)
+
+
+def model_predictor(
+    model: SamModel | Promptable | str,
+    *,
+    processor: SamProcessor | None = None,
+    prompt: str = "box",
+    cache: EmbeddingCache | None = None,
+    batch_size: int = 8,
+) -> tuple[Predictor, str]:
+    """What answers the prompts of a piece of a data set, and the model's name; arguments as in `evaluate_model`."""
+    name = model if isinstance(model, str) else ""
+    if isinstance(model, str):
+        model = load_model(model) if model_family(model) == "sam" else load_promptable(model)
+    asked: dict[str, Any] = {"prompt": prompt, "batch_size": batch_size}
+    if isinstance(model, Promptable):
+        if cache is not None:
+            raise UserError(f"embeddings: a cache is of SAM, not of a {model.adapter.model_class}; leave it out")
+        promptable = model
+        return (
+            lambda chunk, max_prompts: iterate_promptable(promptable, chunk, max_prompts=max_prompts, **asked),
+            name or model.model.name_or_path,
+        )
+    sam, name = model.eval(), name or model.name_or_path
+    processor = processor or load_processor(name)
+
+    def predict(chunk: Dataset, max_prompts: int | None) -> Iterator[PromptResult]:
+        return iterate_predictions(sam, processor, chunk, cache=cache, max_prompts=max_prompts, **asked)
+
+    return predict, name
 
 
 def dataset_chunks(
@@ -82,100 +177,6 @@ def _in_memory(rows: list[dict], dataset: IterableDataset) -> Dataset:
     return Dataset.from_list(rows, features=dataset.features).cast_column("image", Image())
 
 
-if TYPE_CHECKING:
-    from transformers import SamModel, SamProcessor
-
-    from visionsam_hf.embeddings.cache import EmbeddingCache
-    from visionsam_hf.inference.other_sams import Promptable
-    from visionsam_hf.inference.prediction import PromptResult
-
-# The predictions for a piece of a data set, at most so many.
-Predictor = Callable[[Dataset, "int | None"], "Iterator[PromptResult]"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """`metrics` is what `metrics.json` holds; `per_sample` has a row a prompt (`visionsam_hf.evaluation.per_sample`)."""
-
-    metrics: dict[str, Any]
-    per_sample: pa.Table
-
-
-def evaluate_model(
-    model: "SamModel | Promptable | str",
-    dataset: Dataset | IterableDataset,
-    *,
-    processor: "SamProcessor | None" = None,
-    prompt: str = "box",
-    selection: str = "single",
-    cache: "EmbeddingCache | None" = None,
-    batch_size: int = 8,
-    max_prompts: int | None = None,
-    thresholds: CaseThresholds = CaseThresholds(),
-    seed: int = 0,
-) -> Evaluation:
-    """Evaluate SAM, or its relatives, on every object of a segmentation data set, at the photographs' own sizes.
-
-    Args:
-        model: a `SamModel`, a `Promptable` (SAM-HQ, SAM 2, EdgeTAM), or the directory or Hub id of either.
-        dataset: rows of the segmentation schema; streaming works.
-        processor: a `SamModel`'s; by default the one saved beside it.
-        prompt: box, point or point_pm.
-        selection: the headline's mask: token 0 (single), the best-scored of the three candidates (score) or the best by
-            truth (oracle). All three are reported.
-        cache: embeddings of the same `SamModel`, so that its encoder rests.
-        batch_size: prompts of one image at once.
-        max_prompts: stop after so many prompts.
-        thresholds: of the four failure cases.
-        seed: of the bootstrap.
-
-    Raises:
-        UserError: nothing to evaluate, or no such model.
-    """
-    check_selection(selection)
-    predict, name = model_predictor(model, processor=processor, prompt=prompt, cache=cache, batch_size=batch_size)
-    with contextlib.nullcontext() if cache is None else cache.filling():
-        groups = list(score_dataset(predict, dataset, max_prompts=max_prompts))
-    table = pa.Table.from_pylist([row for group in groups for row in group], schema=SCHEMA)
-    names = {"model": name, "dataset": dataset.info.dataset_name or "", "split": str(dataset.split or "")}
-    summary = summarise(columns_of(table), selection=selection, thresholds=thresholds, seed=seed)
-    return Evaluation(names | {"prompt": prompt} | summary, table)
-
-
-def model_predictor(
-    model: "SamModel | Promptable | str",
-    *,
-    processor: "SamProcessor | None" = None,
-    prompt: str = "box",
-    cache: "EmbeddingCache | None" = None,
-    batch_size: int = 8,
-) -> tuple[Predictor, str]:
-    """What answers the prompts of a piece of a data set, and the model's name; arguments as in `evaluate_model`."""
-    from visionsam_hf.inference.other_sams import Promptable, iterate_promptable, load_promptable, model_family
-    from visionsam_hf.inference.prediction import iterate_predictions
-    from visionsam_hf.models.loading import load_model, load_processor
-
-    name = model if isinstance(model, str) else ""
-    if isinstance(model, str):
-        model = load_model(model) if model_family(model) == "sam" else load_promptable(model)
-    asked: dict[str, Any] = {"prompt": prompt, "batch_size": batch_size}
-    if isinstance(model, Promptable):
-        if cache is not None:
-            raise UserError(f"embeddings: a cache is of SAM, not of a {model.adapter.model_class}; leave it out")
-        promptable = model
-        return (
-            lambda chunk, max_prompts: iterate_promptable(promptable, chunk, max_prompts=max_prompts, **asked),
-            name or model.model.name_or_path,
-        )
-    sam, name = model.eval(), name or model.name_or_path
-    processor = processor or load_processor(name)
-
-    def predict(chunk: Dataset, max_prompts: int | None) -> "Iterator[PromptResult]":
-        return iterate_predictions(sam, processor, chunk, cache=cache, max_prompts=max_prompts, **asked)
-
-    return predict, name
-
-
 def score_dataset(
     predict: Predictor,
     dataset: Dataset | IterableDataset,
@@ -194,33 +195,38 @@ def score_dataset(
         yield scored
 
 
+def score_prompt(result: PromptResult, grey: np.ndarray | None) -> dict[str, Any]:
+    """The row of one prompt.
+
+    Args:
+        result: masks and scores of the four tokens, and the truth, at the photograph's size.
+        grey: (H, W) uint8 photograph, for the defect's contrast; None leaves it unmeasured.
+    """
+    if len(result.masks) != TOKENS or len(result.scores) != TOKENS:
+        raise ValueError(f"expected {TOKENS} masks and scores a prompt, got {len(result.masks)}, {len(result.scores)}")
+    counts = [mask_counts(mask, result.truth) for mask in result.masks]
+    return {
+        "row": result.row,
+        "image_id": result.image_id,
+        "category": result.category,
+        "object_index": result.object_index,
+        "defect": result.defect,
+        "prompt": result.prompt,
+        "box": [float(value) for value in result.box],
+        "truth": encode_rle(result.truth),
+        "masks": [encode_rle(mask) for mask in result.masks],
+        "scores": [float(score) for score in result.scores],
+        "size": defect_size(result.truth),
+        "thickness": defect_thickness(result.truth),
+        "contrast": float("nan") if grey is None else defect_contrast(grey, result.truth),
+        **{name: [count[name] for count in counts] for name in COUNTS},
+    }
+
+
 def check_selection(selection: str) -> None:
     """Refuse an unknown selection before any work."""
     if selection not in SELECTIONS:
         raise UserError(f"selection: '{selection}' is not known; use one of {', '.join(SELECTIONS)}")
-
-
-def selected_tokens(scores: np.ndarray, ious: np.ndarray) -> dict[str, np.ndarray]:
-    """The token that each selection takes: (N,) ints per selection, from (N, 4) scores and IoU."""
-    return {
-        "single": np.zeros(len(scores), int),
-        "score": 1 + scores[:, 1:].argmax(1),
-        "oracle": 1 + ious[:, 1:].argmax(1),
-    }
-
-
-def take_token(columns: dict[str, np.ndarray], selection: str) -> dict[str, np.ndarray]:
-    """The metrics of one selection's masks: (N,) floats for each of `METRICS`, and "score"."""
-    values = metric_values({name: columns[name] for name in COUNTS})
-    token = selected_tokens(columns["scores"], values["iou"])[selection]
-    rows = np.arange(len(token))
-    return {name: values[name][rows, token] for name in METRICS} | {"score": columns["scores"][rows, token]}
-
-
-def prompt_cases(columns: dict[str, np.ndarray], thresholds: CaseThresholds = CaseThresholds()) -> np.ndarray:
-    """(N,) failure cases, judged on the three candidates."""
-    values = metric_values({name: columns[name][:, 1:] for name in COUNTS})
-    return classify(values["iou"], values["coverage"], values["precision"], columns["scores"][:, 1:], thresholds)
 
 
 def summarise(
@@ -246,13 +252,13 @@ def summarise(
     tokens = selected_tokens(columns["scores"], values["iou"])
     rows = np.arange(n)
     agreement = top1_agreement(columns["scores"][:, 1:], values["iou"][:, 1:])
-    selections = {}
+    metric, selections = SegmentationMetric(keep_in_memory=True), {}
     for name, token in tokens.items():
-        counts = {count: columns[count][rows, token] for count in COUNTS}
+        metric.add_batch(**{count: columns[count][rows, token] for count in COUNTS}, category=columns["category"])
+        found = metric.compute()
         chosen = calibration(columns["scores"][rows, token], values["iou"][rows, token])
-        selections[name] = averages(counts, columns["category"]) | {
-            "calibration": chosen | {"top1_agreement": agreement}
-        }
+        selections[name] = {key: value for key, value in found.items() if key != "n"}
+        selections[name]["calibration"] = chosen | {"top1_agreement": agreement}
     picked = {name: values[name][rows, tokens[selection]] for name in METRICS}
     headline = selections[selection]
     return {

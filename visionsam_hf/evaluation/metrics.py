@@ -1,6 +1,10 @@
-"""How sure a mean is: bootstrap intervals over images, and paired comparisons of two systems on the same prompts.
+"""How well masks fit: pixel counts, the metrics made of them, averages, calibration, intervals, paired comparisons.
 
-Prompts of one image share its light, its focus and its piece, so images are drawn, never single prompts.
+Everything rests on ten integer counts a prompt, so that results of any number of processes and batches can be put
+together without a rounding error, and no one has to keep pixels. Intervals draw images, never single prompts: prompts
+of one image share its light, its focus and its piece.
+
+Imports nothing of this package: recipes/space/metric ships a copy of this file by itself.
 """
 
 import math
@@ -29,6 +33,8 @@ _TOLERANCE = 0.008
 _BAND = 0.02
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
+_RESAMPLES_AT_ONCE = 200  # memory stays at this x images integers
+
 
 def boundary_widths(shape: tuple[int, int]) -> tuple[int, int]:
     """The contour tolerance and the band's width of an image of `shape` (H, W): whole pixels, at least 1."""
@@ -54,7 +60,7 @@ def mask_counts(prediction: np.ndarray, truth: np.ndarray) -> dict[str, int]:
     if prediction.shape != truth.shape or truth.ndim != 2:
         raise ValueError(f"masks must be (H, W) and of one shape, got {prediction.shape} and {truth.shape}")
     tolerance, width = boundary_widths(truth.shape)
-    window = _window(prediction | truth)
+    window = mask_window(prediction | truth)
     if window is None:
         return dict.fromkeys(COUNTS, 0)
     # Contours, bands and distances between contours stay the same inside the box round both masks.
@@ -76,11 +82,13 @@ def mask_counts(prediction: np.ndarray, truth: np.ndarray) -> dict[str, int]:
     return {name: int(np.count_nonzero(mask)) for name, mask in pairs.items()}
 
 
-def _window(mask: np.ndarray) -> tuple[slice, slice] | None:
+def mask_window(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice] | None:
+    """The rows and columns that hold an (H, W) mask, and `margin` pixels more inside the image; None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
+    return slice(top, rows[-1] + 1 + margin), slice(left, columns[-1] + 1 + margin)
 
 
 def _contour(mask: np.ndarray) -> np.ndarray:
@@ -241,9 +249,6 @@ def top1_agreement(scores: np.ndarray, ious: np.ndarray) -> float | None:
     return exact_mean(chosen >= ious.max(1) - 1e-9)
 
 
-_CHUNK = 200  # resamples drawn at once: memory stays at _CHUNK x images integers
-
-
 def bootstrap_interval(
     values: np.ndarray, clusters: Sequence, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
@@ -268,8 +273,8 @@ def bootstrap_interval(
     total = np.bincount(member, weights=values)
     rng = np.random.default_rng([seed, n])
     means = []
-    for start in range(0, resamples, _CHUNK):
-        draws = rng.multinomial(n, np.full(n, 1 / n), size=min(_CHUNK, resamples - start))
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        draws = rng.multinomial(n, np.full(n, 1 / n), size=min(_RESAMPLES_AT_ONCE, resamples - start))
         means.append((draws @ total) / (draws @ count))
     tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1))
     # "weibull" puts the p-quantile at (B + 1) p: the usual one lies too far inside when resamples are few.

@@ -1,13 +1,14 @@
 """`per_sample.parquet`: one row a prompt with its masks, scores and counts, from which every table and figure is made.
 
 Masks are run-length codes, so that figures need no model. Columns of four values go by decoder token: 0, SAM's single
-mask, then 1 to 3, its three candidates.
+mask, then 1 to 3, its three candidates. What is read off a row stands here too: the token that a selection takes, how
+hard the defect is to see (small, thin, faint), and the four ways a prompt can end.
 """
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,11 +16,124 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visionsam_hf.data.errors import decoding
-from visionsam_hf.data.masks import encode_rle
-from visionsam_hf.evaluation.metrics import COUNTS, mask_counts
+from visionsam_hf.evaluation.metrics import COUNTS, METRICS, mask_window, metric_values
 from visionsam_hf.inference import TOKENS
 
-# (name, upper edges, labels): the classes are fixed, so that data sets compare.
+FILE = "per_sample.parquet"
+_RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+MASKS = ("truth", "masks")  # the columns that only figures read
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),  # of the split
+        ("image_id", pa.string()),
+        ("category", pa.string()),
+        ("object_index", pa.int32()),
+        ("defect", pa.string()),
+        ("prompt", pa.string()),
+        ("box", pa.list_(pa.float32(), 4)),  # [x1, y1, x2, y2) in pixels of the photograph
+        ("truth", _RLE),
+        ("masks", pa.list_(_RLE, TOKENS)),
+        ("scores", pa.list_(pa.float32(), TOKENS)),  # NaN for a system without scores
+        ("size", pa.float64()),  # share of the image
+        ("thickness", pa.float64()),  # share of the longer side
+        ("contrast", pa.float64()),  # share of the grey range, NaN where not measured
+        *((name, pa.list_(pa.int64(), TOKENS)) for name in COUNTS),
+    ]
+)
+
+
+def write_groups(path: Path, groups: Iterable[list[dict[str, Any]]]) -> None:
+    """Write groups of rows as they come, a Parquet row group each, with one group in memory."""
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for group in groups:
+            if group:
+                writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+
+
+def join_parts(path: Path, parts: Sequence[Path]) -> None:
+    """Put the files of several processes together in the data set's order, and delete them."""
+    files = [pq.ParquetFile(part) for part in parts]
+    groups = []
+    for number, file in enumerate(files):
+        for group in range(file.num_row_groups):
+            groups.append((file.metadata.row_group(group).column(0).statistics.min, number, group))
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for _, number, group in sorted(groups):
+            writer.write_table(files[number].read_row_group(group))
+    for file, part in zip(files, parts):
+        file.close()
+        part.unlink()
+
+
+def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
+    """The columns of numbers and names as arrays: (N,) or, for columns by token, (N, 4); masks are left out."""
+    found = {}
+    for field in table.schema:
+        if field.name in MASKS:
+            continue
+        column = table[field.name].combine_chunks()
+        if pa.types.is_fixed_size_list(field.type):
+            values = column.flatten().to_numpy(zero_copy_only=False)
+            found[field.name] = values.reshape(len(column), field.type.list_size)
+        elif pa.types.is_string(field.type):
+            found[field.name] = np.array(column.to_pylist(), object)
+        else:
+            found[field.name] = column.to_numpy(zero_copy_only=False)
+    return found
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """`columns_of` a file, without reading its masks."""
+    with decoding(path):
+        table = pq.read_table(path, columns=[name for name in SCHEMA.names if name not in MASKS])
+    return columns_of(table)
+
+
+def take_rows(
+    paths: Iterable[Path], places: Iterable[int], columns: Sequence[str] | None = None
+) -> dict[int, dict[str, Any]]:
+    """Rows of Parquet files by their place in all of them, one file after the other.
+
+    Reads only the row groups that they are in; places beyond the last row are left out.
+
+    Args:
+        columns: which; None for all.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    wanted, first = sorted(set(places)), 0
+    for path in paths:
+        with decoding(path):
+            file = pq.ParquetFile(path)
+        with file:
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                here = [place for place in wanted if first <= place < first + count]
+                if here:
+                    with decoding(path):
+                        table = file.read_row_group(group, columns=columns)
+                    found.update(zip(here, table.take(pa.array([at - first for at in here])).to_pylist()))
+                first += count
+    return found
+
+
+def selected_tokens(scores: np.ndarray, ious: np.ndarray) -> dict[str, np.ndarray]:
+    """The token that each selection takes: (N,) ints per selection, from (N, 4) scores and IoU."""
+    return {
+        "single": np.zeros(len(scores), int),
+        "score": 1 + scores[:, 1:].argmax(1),
+        "oracle": 1 + ious[:, 1:].argmax(1),
+    }
+
+
+def take_token(columns: dict[str, np.ndarray], selection: str) -> dict[str, np.ndarray]:
+    """The metrics of one selection's masks: (N,) floats for each of `METRICS`, and "score"."""
+    values = metric_values({name: columns[name] for name in COUNTS})
+    token = selected_tokens(columns["scores"], values["iou"])[selection]
+    rows = np.arange(len(token))
+    return {name: values[name][rows, token] for name in METRICS} | {"score": columns["scores"][rows, token]}
+
+
+# Measure -> (upper edges, labels): the classes are fixed, so that data sets compare.
 BINS = {
     "size": ((0.001, 0.01, 0.1), ("under 0.1% of the image", "0.1 to 1%", "1 to 10%", "over 10%")),
     "thickness": ((0.01, 0.03, 0.1), ("under 1% of the longer side", "1 to 3%", "3 to 10%", "over 10%")),
@@ -34,10 +148,10 @@ def defect_size(truth: np.ndarray) -> float:
 
 def defect_thickness(truth: np.ndarray) -> float:
     """The width of a (H, W) mask where it is thickest, as a share of the image's longer side; 0 if empty."""
-    if not truth.any():
+    window = mask_window(truth)
+    if window is None:
         return 0.0
-    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
-    inside = np.pad(truth[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1).astype(np.uint8)
+    inside = np.pad(truth[window], 1).astype(np.uint8)
     # The distance from a pixel's centre to the nearest centre outside: 1 for a line one pixel wide.
     depth = float(cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
     return (2 * depth - 1) / max(truth.shape)
@@ -51,14 +165,10 @@ def defect_contrast(grey: np.ndarray, truth: np.ndarray) -> float:
     Args:
         grey: (H, W) uint8. truth: (H, W) bool.
     """
-    if not truth.any() or truth.all():
-        return float("nan")
     width = max(3, round(defect_thickness(truth) * max(truth.shape)))
-    rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
-    window = (
-        slice(max(rows[0] - width, 0), rows[-1] + 1 + width),
-        slice(max(columns[0] - width, 0), columns[-1] + 1 + width),
-    )
+    window = mask_window(truth, margin=width)
+    if window is None:
+        return float("nan")
     inside, grey = truth[window], grey[window]
     ring = (cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= width) & ~inside
     if not ring.any():
@@ -127,121 +237,7 @@ def classify(
     return np.select([correct & aligned, correct, partial], ["aligned", "misaligned", "partial"], "failure")
 
 
-if TYPE_CHECKING:
-    from visionsam_hf.inference.prediction import PromptResult
-
-FILE = "per_sample.parquet"
-_RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
-MASKS = ("truth", "masks")  # the columns that only figures read
-SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),  # of the split
-        ("image_id", pa.string()),
-        ("category", pa.string()),
-        ("object_index", pa.int32()),
-        ("defect", pa.string()),
-        ("prompt", pa.string()),
-        ("box", pa.list_(pa.float32(), 4)),  # [x1, y1, x2, y2) in pixels of the photograph
-        ("truth", _RLE),
-        ("masks", pa.list_(_RLE, TOKENS)),
-        ("scores", pa.list_(pa.float32(), TOKENS)),  # NaN for a system without scores
-        ("size", pa.float64()),  # share of the image
-        ("thickness", pa.float64()),  # share of the longer side
-        ("contrast", pa.float64()),  # share of the grey range, NaN where not measured
-        *((name, pa.list_(pa.int64(), TOKENS)) for name in COUNTS),
-    ]
-)
-
-
-def score_prompt(result: "PromptResult", grey: np.ndarray | None) -> dict[str, Any]:
-    """The row of one prompt.
-
-    Args:
-        result: masks and scores of the four tokens, and the truth, at the photograph's size.
-        grey: (H, W) uint8 photograph, for the defect's contrast; None leaves it unmeasured.
-    """
-    if len(result.masks) != TOKENS or len(result.scores) != TOKENS:
-        raise ValueError(f"expected {TOKENS} masks and scores a prompt, got {len(result.masks)}, {len(result.scores)}")
-    counts = [mask_counts(mask, result.truth) for mask in result.masks]
-    return {
-        "row": result.row,
-        "image_id": result.image_id,
-        "category": result.category,
-        "object_index": result.object_index,
-        "defect": result.defect,
-        "prompt": result.prompt,
-        "box": [float(value) for value in result.box],
-        "truth": encode_rle(result.truth),
-        "masks": [encode_rle(mask) for mask in result.masks],
-        "scores": [float(score) for score in result.scores],
-        "size": defect_size(result.truth),
-        "thickness": defect_thickness(result.truth),
-        "contrast": float("nan") if grey is None else defect_contrast(grey, result.truth),
-        **{name: [count[name] for count in counts] for name in COUNTS},
-    }
-
-
-def write_groups(path: Path, groups: Iterable[list[dict[str, Any]]]) -> None:
-    """Write groups of rows as they come, a Parquet row group each, with one group in memory."""
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        for group in groups:
-            if group:
-                writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
-
-
-def join_parts(path: Path, parts: Sequence[Path]) -> None:
-    """Put the files of several processes together in the data set's order, and delete them."""
-    files = [pq.ParquetFile(part) for part in parts]
-    groups = []
-    for number, file in enumerate(files):
-        for group in range(file.num_row_groups):
-            groups.append((file.metadata.row_group(group).column(0).statistics.min, number, group))
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        for _, number, group in sorted(groups):
-            writer.write_table(files[number].read_row_group(group))
-    for file, part in zip(files, parts):
-        file.close()
-        part.unlink()
-
-
-def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
-    """The columns of numbers and names as arrays: (N,) or, for columns by token, (N, 4); masks are left out."""
-    found = {}
-    for field in table.schema:
-        if field.name in MASKS:
-            continue
-        column = table[field.name].combine_chunks()
-        if pa.types.is_fixed_size_list(field.type):
-            values = column.flatten().to_numpy(zero_copy_only=False)
-            found[field.name] = values.reshape(len(column), field.type.list_size)
-        elif pa.types.is_string(field.type):
-            found[field.name] = np.array(column.to_pylist(), object)
-        else:
-            found[field.name] = column.to_numpy(zero_copy_only=False)
-    return found
-
-
-def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """`columns_of` a file, without reading its masks."""
-    with decoding(path):
-        table = pq.read_table(path, columns=[name for name in SCHEMA.names if name not in MASKS])
-    return columns_of(table)
-
-
-def read_masks(path: Path, places: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Whole rows, masks still coded, by their place in the file."""
-    found: dict[int, dict[str, Any]] = {}
-    first = 0
-    with decoding(path):
-        file = pq.ParquetFile(path)
-    with file:
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            here = sorted(place for place in set(places) if first <= place < first + count)
-            if here:
-                with decoding(path):
-                    table = file.read_row_group(group)
-                rows = table.take(pa.array([place - first for place in here])).to_pylist()
-                found.update(zip(here, rows))
-            first += count
-    return found
+def prompt_cases(columns: dict[str, np.ndarray], thresholds: CaseThresholds = CaseThresholds()) -> np.ndarray:
+    """(N,) failure cases, judged on the three candidates."""
+    values = metric_values({name: columns[name][:, 1:] for name in COUNTS})
+    return classify(values["iou"], values["coverage"], values["precision"], columns["scores"][:, 1:], thresholds)

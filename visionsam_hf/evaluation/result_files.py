@@ -1,9 +1,13 @@
-"""What the report reads: the directories that the stages wrote, and nothing else."""
+"""What the report reads: the directories that the stages wrote, and nothing else.
+
+A system's role follows from the stages that made its model, whatever the report calls it.
+"""
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,10 @@ from datasets import Features
 
 from visionsam_hf.data.dataset_directory import split_names
 from visionsam_hf.data.errors import UserError, decoding
-from visionsam_hf.data.records import RECORD, read_record
-from visionsam_hf.evaluation.evaluator import take_token
+from visionsam_hf.data.records import RECORD, looks_local, read_record, resolve_model
 from visionsam_hf.evaluation.metrics import METRICS
-from visionsam_hf.evaluation.per_sample import FILE, read_columns, read_masks
+from visionsam_hf.evaluation.per_sample import FILE, read_columns, take_rows, take_token
+from visionsam_hf.inference import BASELINE_PREFIX
 
 Key = tuple[int, str, int]  # row, image_id, object_index: the same prompt in every system's file
 
@@ -50,7 +54,7 @@ class Run:
 
     def rows(self, places: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Whole rows with their masks, by place."""
-        return read_masks(self.directory / FILE, places)
+        return take_rows([self.directory / FILE], places)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,22 +97,91 @@ def read_systems(systems: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Sp
     for name, directories in systems.items():
         runs: dict[str, list[Run]] = {}
         for directory in directories:
-            run = _read_run(Path(directory))
+            run = read_run(directory)
             runs.setdefault(run.metrics["split"], []).append(run)
         found[name] = {split: SplitResult(split, of_split) for split, of_split in runs.items()}
     return found
 
 
-def _read_run(directory: Path) -> Run:
+def read_run(directory: str | Path) -> Run:
+    """An output of evaluate; anything else is a `UserError`."""
+    directory = Path(directory)
     for name in ("metrics.json", FILE):
         if not (directory / name).is_file():
             raise UserError(f"{directory}: has no {name}; give a directory that 'visionsam evaluate' wrote")
     try:
         metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-        metrics["split"], metrics["selection"], metrics["overall"]["iou"]
+        metrics["model"], metrics["split"], metrics["selection"], metrics["overall"]["iou"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{directory / 'metrics.json'}: is damaged ({error}); run 'visionsam evaluate' again") from None
     return Run(directory, metrics)
+
+
+# The ways to come by a model, as the paper calls them -> the trainings that it went through.
+ROLES = {"SAM": set(), "SFT-SAM": {"sft"}, "VisionSAM": {"sft", "dpo"}, "RLHF-SAM": {"dpo"}}
+
+
+def lineage(model: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """A model and those that it was trained from, nearest first: each one's name and its `stage.json`, None without."""
+    seen = set()
+    while model and model not in seen:
+        seen.add(model)
+        record = stage_record(resolve_model(model))
+        yield model, record
+        settings = record["settings"] if record else {}
+        model = settings.get("model_name_or_path") or settings.get("adapter") or ""
+
+
+def role_of(model: str) -> str | None:
+    """Which of `ROLES` a model has by the stages that made it; None for baselines, other models, and what is gone."""
+    if model.startswith(BASELINE_PREFIX):
+        return None
+    chain = list(lineage(model))
+    trainings = {record.get("stage") for _, record in chain if record} & {"sft", "dpo"}
+    is_known = _is_sam(chain[-1][0])
+    return next((role for role, stages in ROLES.items() if is_known and stages == trainings), None)
+
+
+def _is_sam(model: str) -> bool:
+    """Whether a model that no stage trained is SAM: by its config.json, on the Hub by its name."""
+    directory = Path(resolve_model(model))
+    if not directory.exists() and not looks_local(model):
+        return model.rpartition("/")[2].startswith("sam-vit")
+    try:
+        return json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type") == "sam"
+    except (OSError, ValueError):
+        return False
+
+
+def name_systems(directories: Iterable[str]) -> dict[str, list[str]]:
+    """The `systems` of a report, named by what made each model; in the order of `ROLES`, then the others.
+
+    A system is a model with its kind of prompt and its selection; its directories are splits, or repetitions of one.
+    Models without a role go by their own name, baselines too. Where several would have one name, what parts them stands
+    in brackets: `SFT-SAM (sft-painted)`.
+
+    Args:
+        directories: outputs of evaluate, in any order.
+
+    Raises:
+        UserError: a directory is not the output of evaluate.
+    """
+    systems: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for directory in dict.fromkeys(directories):
+        metrics = read_run(directory).metrics
+        systems[metrics["model"], str(metrics.get("prompt")), metrics["selection"]].append(directory)
+    alike: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for key in systems:
+        alike[role_of(key[0]) or Path(key[0].removeprefix(BASELINE_PREFIX)).name].append(key)
+    names = {}
+    for name in sorted(alike, key=lambda name: [*ROLES, name].index(name)):
+        short = [(Path(model).name, *rest) for model, *rest in alike[name]]
+        parts = short if len(set(short)) == len(short) else alike[name]
+        varied = [place for place in range(3) if len({part[place] for part in parts}) > 1]
+        for key, part in zip(alike[name], parts):
+            told = ", ".join(part[place] for place in varied)
+            names[f"{name} ({told})" if told else name] = systems[key]
+    return names
 
 
 def read_log(directory: str | Path) -> list[dict[str, float]] | None:
@@ -133,12 +206,17 @@ def stage_record(directory: str | Path) -> dict[str, Any] | None:
     return read_record(directory) if (Path(directory) / RECORD).is_file() else None
 
 
+def shards(directory: str | Path, split: str) -> list[Path]:
+    """The Parquet files of a data set directory's split, in order."""
+    return sorted((Path(directory) / "data").glob(f"{split}-?????-of-?????.parquet"))
+
+
 def dataset_table(directory: str | Path) -> list[dict[str, Any]]:
     """What a segmentation data set directory holds, a row a split; images are not read."""
     table = []
     for split in split_names(directory):
         rows: dict[str, Any] = {"split": split, "images": 0, "defective": 0, "objects": 0, "categories": {}}
-        for path in sorted((Path(directory) / "data").glob(f"{split}-?????-of-?????.parquet")):
+        for path in shards(directory, split):
             with decoding(path):
                 names = Features.from_arrow_schema(pq.read_schema(path))["category"].names
                 read = pq.read_table(path, columns=["category", "defective", "objects"])
@@ -154,19 +232,10 @@ def dataset_table(directory: str | Path) -> list[dict[str, Any]]:
 
 def sample_rows(directory: str | Path, columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
     """At most `limit` rows, evenly spaced, of a directory's first split, with their place in it and the split."""
-    splits = split_names(directory)
-    if not splits:
-        return []
-    paths = sorted((Path(directory) / "data").glob(f"{splits[0]}-?????-of-?????.parquet"))
-    with decoding(f"{directory}: split '{splits[0]}'"):
-        tables = [pq.read_table(path, columns=list(columns)) for path in paths]
-    total = sum(table.num_rows for table in tables)
-    wanted = np.unique(np.linspace(0, total - 1, min(limit, total)).round().astype(int)) if total else []
-    found, first = [], 0
-    for table in tables:
-        for place in wanted:
-            if first <= place < first + table.num_rows:
-                row = {name: table[name][int(place - first)].as_py() for name in columns}
-                found.append(row | {"row": int(place), "split": splits[0]})
-        first += table.num_rows
-    return found
+    split = next(iter(split_names(directory)), "")
+    paths = shards(directory, split)
+    with decoding(f"{directory}: split '{split}'"):
+        total = sum(pq.read_metadata(path).num_rows for path in paths)
+    wanted = np.linspace(0, total - 1, min(limit, total)).round().astype(int).tolist()
+    found = take_rows(paths, wanted, columns)
+    return [row | {"row": place, "split": split} for place, row in found.items()]

@@ -1,6 +1,7 @@
-"""The project's metric for `evaluate`, and the counting under it (visionsam_hf/evaluation/metrics.py) by the same door.
+"""The averages of masks as a metric of Hugging Face's `evaluate`: what `visionsam evaluate` counts with.
 
-Apart, because `evaluate` imports half of transformers, and a report should not wait for that.
+Apart from visionsam_hf/evaluation/metrics.py, because `evaluate` imports half of transformers, and a report should not
+wait for that. `evaluate.load` takes this file by its path.
 """
 
 from collections.abc import Sequence
@@ -8,9 +9,7 @@ from collections.abc import Sequence
 import datasets
 import evaluate
 
-from visionsam_hf.evaluation.metrics import COUNTS, METRICS, averages, boundary_widths, mask_counts, metric_values
-
-__all__ = ["COUNTS", "METRICS", "SegmentationMetric", "averages", "boundary_widths", "mask_counts", "metric_values"]
+from visionsam_hf.evaluation.metrics import COUNTS, averages
 
 
 class SegmentationMetric(evaluate.Metric):

@@ -1,26 +1,44 @@
-"""What of a directory goes to the Hub, checked: its kind, its files, its card, and whether its content is sound."""
+"""What of a directory goes to the Hub, checked: its kind, files and card, that its content is sound, and nothing private.
+
+Private are paths of a machine, passwords, tokens, addresses, and the names of annotators.
+"""
 
 import fnmatch
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 from huggingface_hub import DatasetCard, ModelCard
 from PIL import Image
+from safetensors import safe_open
 
-from visionsam_hf.data.data_card import split_front, with_front
 from visionsam_hf.data.dataset_directory import load_split, rows_of, split_names
 from visionsam_hf.data.errors import UserError, decoding
 from visionsam_hf.data.inspection import kind_of
-from visionsam_hf.data.records import PACKAGED_MODEL, PUBLISHED, RECORD, looks_local, read_record
-from visionsam_hf.hub.model_card import FIGURE, PLACEHOLDER, TRAINED, card_path, complete_model_card, write_model_card
-from visionsam_hf.hub.provenance import UNKNOWN, license_of, parts_of, published_as, settle
+from visionsam_hf.data.records import PACKAGED_MODEL, PUBLISHED, looks_local
+from visionsam_hf.evaluation.result_files import stage_record
+from visionsam_hf.hub.card_figures import data_examples
+from visionsam_hf.hub.model_card import FIGURE, PLACEHOLDER, TRAINED, complete_model_card, write_model_card
+from visionsam_hf.hub.provenance import UNKNOWN, card_path, license_of, parts_of, published_as, settle, valid_yaml
 from visionsam_hf.hub.results import eval_result_files, find_results
+from visionsam_hf.models.loading import load_model, load_processor
+
+# What each kind of repository is made of; anything else stays here. Checkpoints, optimisers and pickles are in none.
+_TOP = ("README.md", "LICENSE*", "*.json", "*.png", "*.jpg")
+_FILES = {
+    "model": (*_TOP, "*.safetensors", ".eval_results/*.yaml"),
+    "adapter": (*_TOP, "adapter_model.safetensors", ".eval_results/*.yaml"),
+    "data": (*_TOP, "data/*.parquet", "*.csv", "*.jsonl", "*.html"),
+}
+_NEVER = (PUBLISHED, "optimizer*", "scheduler*", "training_args*", "rng_state*")
+_TEXT = {".md", ".json", ".jsonl", ".csv", ".yaml", ".html", ".txt", ""}
+_LARGEST_FILE = 50 * 10**9  # bytes; the Hub takes no larger one
 
 # Nothing of base64, a URL or a relative path before it.
 _BEFORE = r"(?<![\w.~/:+=\\-])"
@@ -35,104 +53,6 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 _PASSWORD = re.compile(r"(?P<scheme>\w+://)[^\s/@:\"']*:[^\s/@\"']+@")
 _PSEUDONYM = re.compile(r"(annotator|oracle)-\d+")
 _NAMED_COLUMNS = ("image_id", "source")
-
-
-def find_path(text: str) -> str | None:
-    """The first absolute path of a machine in a text."""
-    return next((match[0] for match in _PATH.finditer(text) if _is_path(match)), None)
-
-
-def _is_path(match: re.Match[str]) -> bool:
-    top = match["top"]
-    return top is None or top in _USUAL_TOPS or Path("/", top).is_dir()
-
-
-def without_machine(value: Any) -> Any:
-    """JSON values with every absolute path cut to its last part and passwords taken out of URLs, in keys too."""
-    if isinstance(value, dict):
-        return {without_machine(key): without_machine(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_machine(item) for item in value]
-    if isinstance(value, str):
-        value = _PATH.sub(lambda match: _last_part(match) if _is_path(match) else match[0], value)
-        return _PASSWORD.sub(r"\g<scheme>", value)
-    return value
-
-
-def _last_part(match: re.Match[str]) -> str:
-    path = match[0].removeprefix("file://")
-    return (PurePosixPath(path) if path.startswith("/") else PureWindowsPath(path)).name
-
-
-def cleaned_json(path: Path) -> Path | bytes:
-    """A JSON file as it may be published: itself where it names no machine, else its cleaned text."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error}); remove it, or write it again") from None
-    cleaned = without_machine(value)
-    return path if cleaned == value else (json.dumps(cleaned, indent=2) + "\n").encode()
-
-
-def check_text(name: str, text: str) -> None:
-    """Raise `UserError` naming file and line of the first thing in a text that must not be published."""
-    for number, line in enumerate(text.splitlines(), 1):
-        where = f"{name}:{number}"
-        if _TOKEN.search(line):
-            raise UserError(f"{where}: holds an access token; revoke it on the Hub, and remove it")
-        if _PASSWORD.search(line):
-            raise UserError(f"{where}: holds a URL with a password; remove it")
-        if path := find_path(line):
-            raise UserError(f"{where}: names '{path}', a path of this machine; remove it")
-        if address := _EMAIL.search(line):
-            raise UserError(f"{where}: holds the address '{address[0]}'; remove it")
-
-
-def check_data(path: Path) -> None:
-    """Raise `UserError` for a path, an address or an annotator's own name in a Parquet file's columns of words."""
-    with decoding(path.name):
-        file = pq.ParquetFile(path)
-    with file:
-        columns = [name for name in (*_NAMED_COLUMNS, "annotations") if name in file.schema_arrow.names]
-        columns += [f"{name}.path" for name in ("image", "mask") if name in file.schema_arrow.names]
-        first = 0
-        for group in range(file.num_row_groups):
-            with decoding(path.name):
-                rows = file.read_row_group(group, columns=columns).to_pylist()
-            for number, row in enumerate(rows, first):
-                where = f"{path.name}: row {number}"
-                for word in _words(row):
-                    if (found := find_path(word)) or (found := getattr(_EMAIL.search(word), "string", None)):
-                        raise UserError(f"{where} holds '{found}'; build the data set again without it")
-                for annotation in row.get("annotations") or []:
-                    if not _PSEUDONYM.fullmatch(annotation["annotator"] or ""):
-                        raise UserError(
-                            f"{where}: the annotator '{annotation['annotator']}' is no pseudonym (annotator-1, ...);"
-                            " export the preferences again"
-                        )
-            first += len(rows)
-
-
-def _words(row: dict[str, Any]) -> Iterable[str]:
-    for name in _NAMED_COLUMNS:
-        if row.get(name):
-            yield row[name]
-    for name in ("image", "mask"):
-        path = (row.get(name) or {}).get("path")
-        if path:
-            yield path
-
-
-# What each kind of repository is made of; anything else stays here. Checkpoints, optimisers and pickles are in none.
-_TOP = ("README.md", "LICENSE*", "*.json", "*.png", "*.jpg")
-_FILES = {
-    "model": (*_TOP, "*.safetensors", ".eval_results/*.yaml"),
-    "adapter": (*_TOP, "adapter_model.safetensors", ".eval_results/*.yaml"),
-    "data": (*_TOP, "data/*.parquet", "*.csv", "*.jsonl", "*.html"),
-}
-_NEVER = (PUBLISHED, "optimizer*", "scheduler*", "training_args*", "rng_state*")
-_TEXT = {".md", ".json", ".jsonl", ".csv", ".yaml", ".html", ".txt", ""}
-_LARGEST_FILE = 50 * 10**9  # bytes; the Hub takes no larger one
 
 
 @dataclass
@@ -239,44 +159,39 @@ def _require_card(directory: Path) -> None:
     """A trained model's card is written when it is missing; nobody else's can be."""
     if card_path(directory).is_file():
         return
-    if not (directory / RECORD).is_file() or read_record(directory).get("stage") not in TRAINED:
+    if (stage_record(directory) or {}).get("stage") not in TRAINED:
         raise UserError(f"{directory}: has no README.md; write a card that says what it is, from what, and for what")
     write_model_card(directory)
 
 
 def _card(publication: Publication, repo_id: str, base_model: str) -> str:
-    directory = publication.directory
-    record = read_record(directory) if (directory / RECORD).is_file() else None
-    card = card_path(directory).read_text(encoding="utf-8")
-    if publication.repo_type == "model":
-        results = find_results(directory)
-        publication.files |= eval_result_files(results)
-        base = publication.base or base_model
-        return complete_model_card(card, record, results, name=repo_id, license=publication.license, base=base)
-    return _data_card(card, publication, repo_id)
+    path = card_path(publication.directory)
+    with valid_yaml(path):
+        text = path.read_text(encoding="utf-8")
+        card = ModelCard(text) if publication.repo_type == "model" else DatasetCard(text)
+    if publication.repo_type == "dataset":
+        return _data_card(card, publication, repo_id)
+    record, results = stage_record(publication.directory), find_results(publication.directory)
+    publication.files |= eval_result_files(results)
+    base = publication.base or base_model
+    return str(complete_model_card(card, record, results, name=repo_id, license=publication.license, base=base))
 
 
-def _data_card(card: str, publication: Publication, repo_id: str) -> str:
-    from visionsam_hf.hub.card_figures import data_examples
-
-    front, body = split_front(card)
-    front["license"] = publication.license
-    if not re.search(r"!\[", body):
+def _data_card(card: DatasetCard, publication: Publication, repo_id: str) -> str:
+    card.data.license = publication.license
+    if not re.search(r"!\[", card.text):
         picture = data_examples(publication.directory, publication.kind)
         if picture is not None:
             publication.files[FIGURE] = picture
-            heading = re.search(r"^## ", body, flags=re.M)
-            place = heading.start() if heading else len(body)
-            body = f"{body[:place].rstrip()}\n\n![Some of its rows]({FIGURE})\n\n{body[place:]}"
-    return with_front(front, body.replace(PLACEHOLDER, repo_id))
+            heading = re.search(r"^## ", card.text, flags=re.M)
+            place = heading.start() if heading else len(card.text)
+            figure = f"![Some of its rows]({FIGURE})"
+            card.text = f"{card.text[:place].rstrip()}\n\n{figure}\n\n{card.text[place:]}"
+    card.text = card.text.replace(PLACEHOLDER, repo_id)
+    return str(card)
 
 
 def _check_model(directory: Path) -> None:
-    import torch
-    from safetensors import safe_open
-
-    from visionsam_hf.models.loading import load_model, load_processor
-
     shards = sorted(directory.glob("*.safetensors"))
     if not shards:
         raise UserError(f"{directory}: has no model.safetensors; save the model as safetensors")
@@ -341,14 +256,6 @@ def _image_size(value: dict[str, Any]) -> tuple[int, int] | None:
 def _check_contents(publication: Publication) -> None:
     for name, text in _texts(publication):
         check_text(name, text)
-    card = publication.files["README.md"]
-    parse: Callable[[str], Any] = ModelCard if publication.repo_type == "model" else DatasetCard
-    try:
-        data = parse(card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8")).data
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{publication.directory / 'README.md'}: its YAML is not valid ({error}); mend it") from None
-    if not data.get("license"):
-        raise UserError(f"{publication.directory / 'README.md'}: states no license; add 'license: ...' to its YAML")
     for name in publication.files:
         if publication.size(name) > _LARGEST_FILE:
             raise UserError(f"{publication.directory / name}: is larger than 50 GB; write it in several shards")
@@ -362,3 +269,89 @@ def _texts(publication: Publication) -> Iterator[tuple[str, str]]:
             except UnicodeDecodeError:
                 file = publication.directory / name
                 raise UserError(f"{file}: is no UTF-8 text; remove it, or save it as UTF-8") from None
+
+
+def find_path(text: str) -> str | None:
+    """The first absolute path of a machine in a text."""
+    return next((match[0] for match in _PATH.finditer(text) if _is_path(match)), None)
+
+
+def _is_path(match: re.Match[str]) -> bool:
+    top = match["top"]
+    return top is None or top in _USUAL_TOPS or Path("/", top).is_dir()
+
+
+def without_machine(value: Any) -> Any:
+    """JSON values with every absolute path cut to its last part and passwords taken out of URLs, in keys too."""
+    if isinstance(value, dict):
+        return {without_machine(key): without_machine(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_machine(item) for item in value]
+    if isinstance(value, str):
+        value = _PATH.sub(lambda match: _last_part(match) if _is_path(match) else match[0], value)
+        return _PASSWORD.sub(r"\g<scheme>", value)
+    return value
+
+
+def _last_part(match: re.Match[str]) -> str:
+    path = match[0].removeprefix("file://")
+    return (PurePosixPath(path) if path.startswith("/") else PureWindowsPath(path)).name
+
+
+def cleaned_json(path: Path) -> Path | bytes:
+    """A JSON file as it may be published: itself where it names no machine, else its cleaned text."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error}); remove it, or write it again") from None
+    cleaned = without_machine(value)
+    return path if cleaned == value else (json.dumps(cleaned, indent=2) + "\n").encode()
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise `UserError` naming file and line of the first thing in a text that must not be published."""
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{name}:{number}"
+        if _TOKEN.search(line):
+            raise UserError(f"{where}: holds an access token; revoke it on the Hub, and remove it")
+        if _PASSWORD.search(line):
+            raise UserError(f"{where}: holds a URL with a password; remove it")
+        if path := find_path(line):
+            raise UserError(f"{where}: names '{path}', a path of this machine; remove it")
+        if address := _EMAIL.search(line):
+            raise UserError(f"{where}: holds the address '{address[0]}'; remove it")
+
+
+def check_data(path: Path) -> None:
+    """Raise `UserError` for a path, an address or an annotator's own name in a Parquet file's columns of words."""
+    with decoding(path.name):
+        file = pq.ParquetFile(path)
+    with file:
+        columns = [name for name in (*_NAMED_COLUMNS, "annotations") if name in file.schema_arrow.names]
+        columns += [f"{name}.path" for name in ("image", "mask") if name in file.schema_arrow.names]
+        first = 0
+        for group in range(file.num_row_groups):
+            with decoding(path.name):
+                rows = file.read_row_group(group, columns=columns).to_pylist()
+            for number, row in enumerate(rows, first):
+                where = f"{path.name}: row {number}"
+                for word in _words(row):
+                    if (found := find_path(word)) or (found := getattr(_EMAIL.search(word), "string", None)):
+                        raise UserError(f"{where} holds '{found}'; build the data set again without it")
+                for annotation in row.get("annotations") or []:
+                    if not _PSEUDONYM.fullmatch(annotation["annotator"] or ""):
+                        raise UserError(
+                            f"{where}: the annotator '{annotation['annotator']}' is no pseudonym (annotator-1, ...);"
+                            " export the preferences again"
+                        )
+            first += len(rows)
+
+
+def _words(row: dict[str, Any]) -> Iterable[str]:
+    for name in _NAMED_COLUMNS:
+        if row.get(name):
+            yield row[name]
+    for name in ("image", "mask"):
+        path = (row.get(name) or {}).get("path")
+        if path:
+            yield path

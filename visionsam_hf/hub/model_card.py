@@ -1,5 +1,6 @@
-"""Write the card and its figure beside a model that was just trained, so that its directory can be pushed as it is."""
+"""The card of a model: written with its figure beside what a stage trained, and completed when it is pushed."""
 
+import copy
 import importlib.metadata
 import os
 import platform
@@ -9,18 +10,31 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from visionsam_hf.data.data_card import markdown_table, split_front, with_front
+from huggingface_hub import ModelCard, ModelCardData
+
+from visionsam_hf.data.data_card import markdown_table
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.records import read_record
 from visionsam_hf.hub.card_figures import Example, choose_examples, draw_examples, draw_training, with_prediction
-from visionsam_hf.hub.provenance import Part, allows_pictures, base_on_hub, combine, is_non_commercial, parts_of_record
-from visionsam_hf.hub.results import Result, model_index, results_table
+from visionsam_hf.hub.provenance import (
+    Part,
+    allows_pictures,
+    base_on_hub,
+    card_path,
+    combine,
+    is_non_commercial,
+    parts_of_record,
+)
+from visionsam_hf.hub.results import Result, eval_results, results_table
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 from visionsam_hf.training.hyperparameters import DPOSettings, SFTSettings
 
 PLACEHOLDER = "path/to/this/directory"
 _BASE_PLACEHOLDER = "path/to/the/base/model"
 FIGURE = "examples.png"
+TRAINED = ("sft", "dpo", "merge")  # the stages that make models
+_EXAMPLES = 3
+_KINDS = {"sft": "segmentation", "dpo": "preference"}  # of the data that they learn from
 _RESULTS = re.compile(r"<!-- results -->\n.*?\n<!-- end of results -->", re.S)
 _TITLES = {
     "sft": "SAM fine-tuned to segment defects",
@@ -89,7 +103,7 @@ row = next(iter(data.values()))[0]
 image, box_or_mask = row["image"], row["{shown}"]"""
 
 
-def model_card(record: dict[str, Any], *, figure: str = "", is_adapter: bool = False) -> str:
+def model_card(record: dict[str, Any], *, figure: str = "", is_adapter: bool = False) -> ModelCard:
     """The card of a trained model or adapter, without results.
 
     Args:
@@ -100,17 +114,18 @@ def model_card(record: dict[str, Any], *, figure: str = "", is_adapter: bool = F
     stage, parts = record["stage"], parts_of_record(record)
     license = combine(part.license for part in parts)
     kind = "adapter" if is_adapter else "model"
-    front: dict[str, Any] = {
-        "license": license,
-        "library_name": "peft" if is_adapter else "transformers",
-        "pipeline_tag": "mask-generation",
-        "model_name": _TITLES[stage],
-        **_links(record),
-        "metrics": ["mean_iou", "dice"],
-        "tags": ["sam", "segment-anything", "defect-segmentation", "industrial-inspection", "visionsam", stage],
-    }
-    if "base_model" in front:
-        front["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    links = _links(record)
+    if "base_model" in links:
+        links["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    data = ModelCardData(
+        license=license,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="mask-generation",
+        model_name=_TITLES[stage],
+        metrics=["mean_iou", "dice"],
+        tags=["sam", "segment-anything", "defect-segmentation", "industrial-inspection", "visionsam", stage],
+        **links,
+    )
     sections = {
         "How to use it": f"```python\n{usage(kind, PLACEHOLDER, base=_BASE_PLACEHOLDER)}\n```",
         "What it is for, and what not": _purpose(license),
@@ -123,19 +138,25 @@ def model_card(record: dict[str, Any], *, figure: str = "", is_adapter: bool = F
     }
     body = [f"# {_TITLES[stage]}", _SUMMARIES[stage]]
     body += [f"## {heading}\n{text}" for heading, text in sections.items() if text]
-    return with_front(front, "\n\n".join(body) + "\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n")
 
 
 def _links(record: dict[str, Any]) -> dict[str, Any]:
     """What of the front matter depends on where the parts are published by now."""
-    base = base_on_hub(record)
     datasets = [part.hub_id for part in parts_of_record(record) if part.repo_type == "dataset" and part.hub_id]
-    return ({"base_model": base} if base else {}) | ({"datasets": datasets} if datasets else {})
+    links = {"base_model": base_on_hub(record), "datasets": datasets}
+    return {key: value for key, value in links.items() if value}
 
 
 def complete_model_card(
-    card: str, record: dict[str, Any] | None, results: Sequence[Result], *, name: str, license: str, base: str = ""
-) -> str:
+    card: ModelCard,
+    record: dict[str, Any] | None,
+    results: Sequence[Result],
+    *,
+    name: str,
+    license: str,
+    base: str = "",
+) -> ModelCard:
     """A card as it is pushed: with its licence, links to what it was made from, results, and the name to load it by.
 
     Args:
@@ -146,23 +167,23 @@ def complete_model_card(
         license: the settled one.
         base: the base model's Hub id, where the user states it.
     """
-    front, body = split_front(card)
-    front["license"] = license
+    card = copy.deepcopy(card)
+    data = card.data
+    data.license = license
     if license == "other":
-        front.setdefault("license_name", "terms-of-its-parts")
-    links = _links(record) if record else {}
-    if base:
-        links["base_model"] = base
-    if "base_model" in links:
-        is_adapter = front.get("library_name") == "peft"
-        front.setdefault("base_model_relation", "adapter" if is_adapter else "finetune")
-    front |= links
-    if index := model_index(name.rsplit("/", 1)[-1], results):
-        front["model-index"] = index
+        data.license_name = data.license_name or "terms-of-its-parts"
+    links = (_links(record) if record else {}) | ({"base_model": base} if base else {})
+    if "base_model" in links and "base_model_relation" not in data:
+        links["base_model_relation"] = "adapter" if data.library_name == "peft" else "finetune"
+    for key, value in links.items():
+        data[key] = value
+    if entries := eval_results(results):
+        data.model_name, data.eval_results = name.rpartition("/")[2], entries
     if results:
         table = f"<!-- results -->\n{results_table(results)}\n<!-- end of results -->"
-        body = _RESULTS.sub(lambda _: table, body, count=1)
-    return with_front(front, body.replace(PLACEHOLDER, name).replace(_BASE_PLACEHOLDER, base or _BASE_PLACEHOLDER))
+        card.text = _RESULTS.sub(lambda _: table, card.text, count=1)
+    card.text = card.text.replace(PLACEHOLDER, name).replace(_BASE_PLACEHOLDER, base or _BASE_PLACEHOLDER)
+    return card
 
 
 def _purpose(license: str) -> str:
@@ -209,18 +230,6 @@ def _training(record: dict[str, Any]) -> str:
     return shown if not names else f"{shown}\n\n<details><summary>Settings</summary>\n\n{table}\n\n</details>"
 
 
-def card_path(directory: str | Path) -> Path:
-    """Where a directory's card lies."""
-    return Path(directory) / "README.md"
-
-
-_EXAMPLES = 3
-_KINDS = {"sft": "segmentation", "dpo": "preference"}
-
-
-TRAINED = ("sft", "dpo", "merge")  # the stages that make models
-
-
 def write_model_card(directory: str | Path, record: dict[str, Any] | None = None) -> None:
     """Write README.md and its figure beside a model or adapter that a stage made.
 
@@ -243,7 +252,7 @@ def write_model_card(directory: str | Path, record: dict[str, Any] | None = None
         figure = f"![{told}]({FIGURE})\n\n{told}"
     # Last, so that a card never names a figure that is not there.
     is_adapter = (directory / "adapter_config.json").is_file()
-    card_path(directory).write_text(model_card(record, figure=figure, is_adapter=is_adapter), encoding="utf-8")
+    model_card(record, figure=figure, is_adapter=is_adapter).save(card_path(directory))
 
 
 def _figure(directory: Path, record: dict[str, Any]) -> tuple[str, bytes | None]:

@@ -1,14 +1,18 @@
-"""What a stage's directory was made from, and under which licence: read from `stage.json` and the cards."""
+"""What a stage's directory was made from (`stage.json` and the cards say it), and which licence follows from that."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visionsam_hf.data.data_card import split_front
+import yaml
+from huggingface_hub import RepoCard, metadata_load
+
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.records import PACKAGED_MODEL, PUBLISHED, RECORD, looks_local, read_record, resolve_model
+from visionsam_hf.data.records import PACKAGED_MODEL, PUBLISHED, looks_local, resolve_model
+from visionsam_hf.evaluation.result_files import lineage, stage_record
 
 UNKNOWN = "unknown"
 # From the freest to the strictest, as the Hub spells them.
@@ -107,9 +111,8 @@ class Part:
 
 def parts_of(directory: str | Path) -> list[Part]:
     """What a directory's `stage.json` says that it was made from; [] without one, or for a stage that starts anew."""
-    if not (Path(directory) / RECORD).is_file():
-        return []
-    return parts_of_record(read_record(directory))
+    record = stage_record(directory)
+    return parts_of_record(record) if record else []
 
 
 def parts_of_record(record: dict[str, Any]) -> list[Part]:
@@ -137,20 +140,14 @@ def published_as(directory: str | Path) -> str | None:
 
 def base_on_hub(record: dict[str, Any]) -> str | None:
     """The Hub id of the nearest model that a trained model comes from, through any number of local stages."""
-    name = _base_name(record)
-    while name:
+    settings = record["settings"]
+    for name, _ in lineage(settings.get("model_name_or_path") or settings.get("adapter") or ""):
         path = Path(resolve_model(name))
         if not path.exists():
             return None if looks_local(name) else name
-        found = published_as(path)
-        if found or not (path / RECORD).is_file():
+        if found := published_as(path):
             return found
-        name = _base_name(read_record(path))
     return None
-
-
-def _base_name(record: dict[str, Any]) -> str | None:
-    return record["settings"].get("model_name_or_path") or record["settings"].get("adapter")
 
 
 def _part(name: str, repo_type: str) -> Part:
@@ -169,15 +166,27 @@ def _title(directory: Path) -> str:
 
 
 def _front(directory: Path) -> dict[str, Any]:
-    card = directory / "README.md"
-    return split_front(card.read_text(encoding="utf-8"))[0] if card.is_file() else {}
+    path = card_path(directory)
+    with valid_yaml(path):
+        return (metadata_load(path) if path.is_file() else None) or {}
+
+
+def card_path(directory: str | Path) -> Path:
+    """Where a directory's card lies."""
+    return Path(directory) / "README.md"
+
+
+@contextmanager
+def valid_yaml(path: Path) -> Iterator[None]:
+    """What huggingface_hub refuses of a card's front matter, as one line."""
+    try:
+        yield
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: its YAML is not valid ({' '.join(str(error).split())}); mend it") from None
 
 
 def _license_on_hub(repo_id: str, repo_type: str) -> str:
-    from huggingface_hub import hf_hub_download
-
     try:
-        card = hf_hub_download(repo_id, "README.md", repo_type=repo_type)
+        return str(RepoCard.load(repo_id, repo_type=repo_type).data.get("license", UNKNOWN))
     except Exception:  # no card, no network, no access: all mean that nothing is known, which is said later
         return UNKNOWN
-    return str(split_front(Path(card).read_text(encoding="utf-8"))[0].get("license") or UNKNOWN)

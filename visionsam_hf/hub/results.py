@@ -1,4 +1,4 @@
-"""Evaluations of a model, found beside it, as a card's table, as its `model-index`, and as `.eval_results` files."""
+"""Evaluations of a model, found beside it, as a card's table, as its `EvalResult`s, and as `.eval_results` files."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
-from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from visionsam_hf.data.data_card import markdown_table
 from visionsam_hf.data.errors import UserError
@@ -115,8 +114,8 @@ def _with_interval(metrics: dict[str, Any], key: str) -> str:
     return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else f"{value:.3f}"
 
 
-def model_index(name: str, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The `model-index` of a card's front matter: IoU and Dice of the model on every split it was evaluated on."""
+def eval_results(results: Sequence[Result]) -> list[EvalResult]:
+    """IoU and Dice of the model on every split it was evaluated on, for the `model-index` of its card."""
     entries = []
     for result in results:
         if not result.is_model:
@@ -137,7 +136,7 @@ def model_index(name: str, results: Sequence[Result]) -> list[dict[str, Any]]:
                     metric_value=round(float(metrics["overall"][key]), 4),
                 )
             )
-    return eval_results_to_model_index(name, entries) if entries else []
+    return entries
 
 
 def eval_result_files(results: Sequence[Result]) -> dict[str, bytes]:

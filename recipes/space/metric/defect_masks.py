@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-import cv2  # noqa: F401  (named here so that `evaluate` asks for it; metrics.py uses it)
+import cv2  # noqa: F401  (this and scipy are named here so that `evaluate` asks for them; metrics.py uses them)
 import datasets
 import evaluate
+import scipy  # noqa: F401
 from pycocotools import mask as coco
 
 from .metrics import COUNTS, averages, mask_counts

@@ -33,10 +33,11 @@ def all_charts(
 ) -> dict[str, list[Panel]]:
     """Panels by section; a section without data has none."""
     entries = {name: report["systems"][name]["splits"][report["split"]] for name in shown}
+    paper = {name: report["systems"][name]["paper"] or {} for name in shown}
     return {
-        "headline": _headline(entries, report["paper"]) + _differences(entries),
+        "headline": _headline(entries, paper) + _differences(entries),
         "outcomes": _outcomes(entries),
-        "training": _training(logs),
+        "training": _training(logs, shown),
         "categories": _categories(entries),
         "appearance": _appearance(entries),
         "calibration": _calibration(entries),
@@ -52,7 +53,7 @@ def _headline(entries: Mapping[str, Any], paper: Mapping[str, Mapping[str, float
             names,
             [entries[name][metric] for name in names],
             [entries[name]["intervals"][metric] for name in names],
-            [paper.get(name, {}).get(metric) for name in names],
+            [paper[name].get(metric) for name in names],
             [[seed[metric] for seed in entries[name]["seeds"]] for name in names],
         )
         for metric in HEADLINE
@@ -94,18 +95,19 @@ def _outcomes(entries: Mapping[str, Any]) -> list[Panel]:
     return [figures.stacked_panel(f"Prompts better, even and worse than {reference}", names, parts, told=told)]
 
 
-def _training(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Panel]:
+def _training(logs: Mapping[str, Sequence[Mapping[str, float]]], systems: Sequence[str]) -> list[Panel]:
     panels = []
     for index, (label, log) in enumerate(logs.items()):
-        shown = (
+        # A training has the colour of the system that is called like it, else the next one's: SAM had none.
+        style = systems.index(label) if label in systems else index + 1
+        quantities = (
             ("loss", "eval_loss", "loss"),
             ("rewards/accuracies", "eval_rewards/accuracies", "pairs ordered rightly"),
         )
-        for train, held, words in shown:
+        for train, held, words in quantities:
             values = curve(log, train), curve(log, held)
             if any(values):
-                # A training takes the colour of the system it makes: after SAM comes SFT-SAM, then VisionSAM.
-                panels.append(figures.curve_panel(f"{label}: {words}", words, *values, style=index + 1))
+                panels.append(figures.curve_panel(f"{label}: {words}", words, *values, style=style))
     return panels
 
 

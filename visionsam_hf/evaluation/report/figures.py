@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 # Stand-ins while drawing -> the page's variables.
 INK, MUTED, LINE, SURFACE = "#101418", "#5a6570", "#d3d9e0", "#fcfcfd"
@@ -101,7 +102,8 @@ def _share_limits(axes: Axes, low: float, high: float, axis: str = "x") -> None:
     (axes.set_xlim if axis == "x" else axes.set_ylim)(bottom, max(top, bottom + 0.1))
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference with three decimals and always its sign; nothing is not negative."""
     return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
 
 
@@ -116,48 +118,51 @@ def interval_panel(
     """Each system's mean with its interval, its seeds as ticks, and the paper's number as a ring."""
 
     def paint(axes: Axes) -> None:
-        places = np.arange(len(names))[::-1]
         shown = list(values)
-        for index, (place, value) in enumerate(zip(places, values)):
-            style = series_style(index)
-            if interval := intervals[index]:
-                axes.plot(interval, [place, place], color=style["color"], linewidth=3, alpha=0.55)
-                shown += interval
+        for index, place in enumerate(_name_rows(axes, names)):
+            _mark_mean(axes, place, values[index], intervals[index], index, f"{values[index]:.3f}")
+            shown += intervals[index] or []
             if len(seeds[index]) > 1:
-                axes.plot(seeds[index], [place - 0.22] * len(seeds[index]), "|", color=style["color"], markersize=7)
-            axes.plot(value, place, **style, markersize=7, linestyle="")
-            axes.annotate(
-                f"{value:.3f}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=9
-            )
+                color = series_style(index)["color"]
+                axes.plot(seeds[index], [place - 0.22] * len(seeds[index]), "|", color=color, markersize=7)
             if (published := paper[index]) is not None:
                 axes.plot(published, place, "o", markerfacecolor="none", markeredgecolor=MUTED, markersize=8)
                 shown.append(published)
-        axes.set_yticks(places, names, color=INK)
-        axes.set_ylim(-0.6, len(names) - 0.25)
         _share_limits(axes, min(shown), max(shown))
-        axes.grid(axis="y", visible=False)
 
     told = "; ".join(f"{name} {value:.3f}" for name, value in zip(names, values))
     return draw(title, paint, told=told, height=0.5 + 0.46 * len(names))
+
+
+def _name_rows(axes: Axes, names: Sequence[str], above: float = 0.75) -> np.ndarray:
+    """A line a name, the first on top, with room `above` it; their heights."""
+    places = np.arange(len(names))[::-1]
+    axes.set_yticks(places, names, color=INK)
+    axes.set_ylim(-0.6, len(names) - 1 + above)
+    axes.grid(axis="y", visible=False)
+    return places
+
+
+def _mark_mean(
+    axes: Axes, place: float, value: float, interval: Sequence[float] | None, index: int, told: str
+) -> None:
+    """A system's mean with its number above it and its interval as a thick line."""
+    style = series_style(index)
+    if interval:
+        axes.plot(interval, [place, place], color=style["color"], linewidth=3, alpha=0.55)
+    axes.plot(value, place, **style, markersize=7, linestyle="")
+    axes.annotate(told, (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=9)
 
 
 def difference_panel(title: str, names: Sequence[str], comparisons: Sequence[Mapping], styles: Sequence[int]) -> Panel:
     """Paired mean differences to the reference with their intervals; left of zero is worse."""
 
     def paint(axes: Axes) -> None:
-        places = np.arange(len(names))[::-1]
         axes.axvline(0, color=MUTED, linewidth=1)
-        for place, comparison, style in zip(places, comparisons, map(series_style, styles)):
-            axes.plot(comparison["interval"], [place, place], color=style["color"], linewidth=3, alpha=0.55)
-            axes.plot(comparison["difference"], place, **style, markersize=7, linestyle="")
-            axes.annotate(
-                _signed(comparison["difference"]), (comparison["difference"], place), (0, 7),
-                textcoords="offset points", ha="center", fontsize=9,
-            )  # fmt: skip
-        axes.set_yticks(places, names, color=INK)
-        axes.set_ylim(-0.6, len(names) - 0.25)
+        for place, comparison, style in zip(_name_rows(axes, names), comparisons, styles):
+            difference = comparison["difference"]
+            _mark_mean(axes, place, difference, comparison["interval"], style, signed(difference))
         axes.margins(x=0.12)
-        axes.grid(axis="y", visible=False)
 
     told = "; ".join(f"{name} {comparison['difference']:+.3f}" for name, comparison in zip(names, comparisons))
     return draw(title, paint, told=told, height=0.5 + 0.46 * len(names))
@@ -215,6 +220,7 @@ def curve_panel(
         if held:
             steps, values = np.array(held, float).T
             axes.plot(steps, values, color=INK, marker="o", markersize=4, linewidth=1.2, linestyle="--")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_xlabel("step")
         axes.set_ylabel(ylabel)
 
@@ -230,16 +236,13 @@ def category_panel(title: str, categories: Sequence[str], series: Sequence[Seque
     """
 
     def paint(axes: Axes) -> None:
-        places = np.arange(len(categories))[::-1]
+        places = _name_rows(axes, categories, above=0.6)
         table = np.array(series, float)
         for place, low, high in zip(places, np.nanmin(table, 0), np.nanmax(table, 0)):
             axes.plot([low, high], [place, place], color=LINE, linewidth=3, zorder=1)
         for index, values in enumerate(table):
             axes.plot(values, places, **series_style(index), linestyle="", markersize=6.5)
-        axes.set_yticks(places, categories, color=INK)
-        axes.set_ylim(-0.6, len(categories) - 0.4)
         _share_limits(axes, np.nanmin(table), np.nanmax(table))
-        axes.grid(axis="y", visible=False)
 
     return draw(title, paint, told="the numbers are in the table", height=0.5 + 0.34 * len(categories))
 
@@ -267,7 +270,7 @@ def appearance_panel(
             for place, interval in zip(places + aside[index], of_system):
                 if interval:
                     axes.plot([place, place], interval, color=style["color"], linewidth=2, alpha=0.55)
-            axes.plot(places + aside[index], values, **style, markersize=5.5, linewidth=0.8, alpha=0.95)
+            axes.plot(places + aside[index], values, **style, markersize=5.5, linewidth=0.8, alpha=0.95, clip_on=False)
         shown = [label.replace(" of the ", "\nof the ") for label in labels]  # room beside its neighbours
         axes.set_xticks(places, [f"{label}\n(n = {count})" for label, count in zip(shown, counts)], fontsize=8.5)
         axes.set_xlim(-0.5, len(labels) - 0.5)
@@ -290,8 +293,11 @@ def size_panel(title: str, series: Sequence[Sequence[Sequence[float]]]) -> Panel
         for index, points in enumerate(series):
             if points:
                 style = series_style(index)
-                axes.plot(*np.array(points).T, **style, markersize=4, markevery=0.12, linewidth=1.4)
+                axes.plot(*np.array(points).T, **style, markersize=4, markevery=0.12, linewidth=1.4, clip_on=False)
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        # Within few decades the powers of ten are too few to read a size from.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.xaxis.set_minor_formatter("")
         axes.set_ylim(0, 1)
@@ -321,4 +327,4 @@ def calibration_panel(title: str, bins: Sequence[Mapping[str, float]], style: in
         axes.set_ylabel("IoU reached")
 
     told = "; ".join(f"predicted {entry['score']:.2f}, reached {entry['iou']:.2f}" for entry in bins)
-    return draw(title, paint, told=told, height=3.3, width=3.6)
+    return draw(title, paint, told=told, height=2.8, width=3.0)

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from visionsam_hf.data.errors import decoding
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_iou
 from visionsam_hf.data.overlays import CHOSEN, PREDICTION, REJECTED, TRUTH, Colour, Overlay, close_up, data_uri
 from visionsam_hf.evaluation.comparison import chosen_by_rule, shared_keys
-from visionsam_hf.evaluation.evaluator import prompt_cases
-from visionsam_hf.evaluation.per_sample import TITLES, CaseThresholds
-from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows
+from visionsam_hf.evaluation.per_sample import TITLES, CaseThresholds, prompt_cases, take_rows
+from visionsam_hf.evaluation.result_files import Run, SplitResult, sample_rows, shards
 
 SIDE = 264  # pixels of a thumbnail
 RANKED = {"chosen": CHOSEN, "rejected": REJECTED}
@@ -27,26 +25,11 @@ def read_photographs(directory: str | Path, split: str, rows: Iterable[int]) -> 
 
     Rows that the directory does not have are left out.
     """
-    wanted, found, first = sorted(set(rows)), {}, 0
-    for path in sorted(Path(directory).glob(f"data/{split}-?????-of-?????.parquet")):
-        with decoding(path):
-            file = pq.ParquetFile(path)
-        with file:
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                here = [row for row in wanted if first <= row < first + count]
-                if here:
-                    with decoding(path):
-                        images = file.read_row_group(group, columns=["image"])["image"]
-                    for row in here:
-                        found[row] = _pixels(images[row - first].as_py()["bytes"], path)
-                first += count
+    found = {}
+    for place, row in take_rows(shards(directory, split), rows, ["image"]).items():
+        with decoding(f"{directory}: row {place} of {split}"), Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+            found[place] = np.asarray(image.convert("RGB"))
     return found
-
-
-def _pixels(content: bytes, path: Path) -> np.ndarray:
-    with decoding(path), Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def thumbnail(
@@ -150,12 +133,8 @@ def _prompt_cells(
     image: np.ndarray, box: Sequence[float], truth: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Cell]:
     what = f"{record['defect']} on {record['category']}" if record.get("defect") else str(record["category"])
-    photograph = Cell(
-        data_uri(thumbnail(image, box, show_box=True)),
-        f"Photograph of {what}, with the box",
-        "Photograph",
-        "with the prompt",
-    )
+    picture = data_uri(thumbnail(image, box, show_box=True))
+    photograph = Cell(picture, f"Photograph of {what}, with the box", "Photograph and box")
     if truth is None:
         return [photograph]
     outline = Cell(

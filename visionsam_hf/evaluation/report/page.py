@@ -1,4 +1,4 @@
-"""The report: what the result files say, as `report.json` and as one page that needs nothing else."""
+"""The report: what the result files say, as `report.json`, as one page that needs nothing else, and as `cases.png`."""
 
 import base64
 import dataclasses
@@ -18,53 +18,24 @@ from PIL import Image
 from visionsam_hf.evaluation.comparison import (
     HEADLINE,
     PAPER,
-    STAGES,
     Systems,
     headline_split,
     reference_system,
     system_entry,
+    system_roles,
 )
 from visionsam_hf.evaluation.metrics import METRICS
 from visionsam_hf.evaluation.per_sample import TITLES
 from visionsam_hf.evaluation.report import charts, galleries
+from visionsam_hf.evaluation.report.figures import signed
 from visionsam_hf.evaluation.report.galleries import PictureRow
 from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
 from visionsam_hf.inference import BASELINE_PREFIX
 
-_CELL = 1.75  # inches
-_STYLE = {"font.family": "DejaVu Sans", "font.size": 8}
-
-
-def plate(rows: Sequence[PictureRow], *, dpi: int = 150) -> bytes:
-    """A PNG of rows of pictures with their captions, one row of pictures under the other.
-
-    Args:
-        rows: at least one.
-    """
-    columns = max(len(row.cells) for row in rows)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_CELL * columns, (_CELL + 0.62) * len(rows)), layout="constrained")
-        for part, row in zip(np.atleast_1d(figure.subfigures(len(rows), 1)), rows):
-            part.suptitle(f"{row.title} ({row.note})", x=0.01, ha="left", fontsize=9.5, fontweight="bold")
-            for axes, cell in zip(part.subplots(1, columns, squeeze=False)[0], row.cells):
-                axes.imshow(_picture(cell.picture))
-                axes.set_title(cell.title, fontsize=8.5, pad=3)
-                axes.set_xlabel(cell.note, labelpad=3)
-            for axes in part.axes:
-                axes.set_xticks([])
-                axes.set_yticks([])
-                axes.spines[:].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _picture(uri: str) -> np.ndarray:
-    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
-        return np.asarray(image.convert("RGB"))
-
-
 RESAMPLES = 2000
+_CELL = 1.75  # inches of a picture on a plate
+_PLATE_STYLE = {"font.family": "DejaVu Sans", "font.size": 8}
+_STAGES = ("SAM", "SFT-SAM", "VisionSAM")  # the roles of the paper's figure 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,32 +73,34 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> Report:
     left_out: list[str] = []
     systems = read_systems(sources.systems)
     split = headline_split(systems)
-    entries = {name: system_entry(systems, name, split, resamples=RESAMPLES, seed=seed) for name in systems}
+    roles = system_roles(systems)
+    drawn: dict[str, Any] = {"roles": roles, "resamples": RESAMPLES, "seed": seed}
+    entries = {name: system_entry(systems, name, split, **drawn) for name in systems}
     logs = _logs(sources.training, left_out)
     data = _dataset(sources.dataset, left_out)
     found: dict[str, Any] = {
         "title": title,
         "split": split,
         "systems": entries,
-        "paper": PAPER,
+        "paper": PAPER if any(entry["paper"] for entry in entries.values()) else {},
         "training": {label: _training_summary(log) for label, log in logs.items()},
         "candidates": _results(sources.candidates, "candidate set", left_out),
         "preferences": _results(sources.preferences, "preference set", left_out),
         "dataset": data,
         "stages": _stages(sources),
     }
-    pictures = _pictures(sources, systems, split, left_out, seed)
+    pictures = _pictures(sources, systems, roles, split, left_out, seed)
     found["left_out"] = left_out
     found = _finite(found)
     shown = [name for name in entries if split in entries[name]["splits"]]
-    template = _environment().get_template("report.html.jinja")
-    page = template.render(
+    case_system, reference = _case_system(systems, split), reference_system(systems, roles, split)
+    page = _environment().get_template("report.html.jinja").render(
         report=found,
         shown=shown,
-        case_system=_case_system(systems, split),
+        case_system=case_system,
         prompts=sorted({str(entries[name]["splits"][split]["prompt"]) for name in shown}),
         best=max(shown, key=lambda name: entries[name]["iou"]),
-        reference=reference_system(systems, split),
+        reference=reference,
         several_seeds=any(len(entries[name]["seeds"]) > 1 for name in shown),
         split_words=charts.split_words(split),
         verdict=_verdict(found, shown),
@@ -139,7 +112,8 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> Report:
         metrics=METRICS,
         versions=_versions(found["stages"]),
     )
-    return Report(found, page, {"cases.png": plate(pictures["cases"])} if pictures["cases"] else {})
+    of_cases = f"How the prompts of {case_system} end, on {charts.split_words(split)}: the median prompt of each case"
+    return Report(found, page, {"cases.png": plate(of_cases, pictures["cases"])} if pictures["cases"] else {})
 
 
 def _case_system(systems: Systems, split: str) -> str | None:
@@ -210,10 +184,16 @@ def _stages(sources: Sources) -> list[dict[str, Any]]:
 
 
 def _pictures(
-    sources: Sources, systems: Systems, split: str, left_out: list[str], seed: int
+    sources: Sources,
+    systems: Systems,
+    roles: Mapping[str, str | None],
+    split: str,
+    left_out: list[str],
+    seed: int,
 ) -> dict[str, list[galleries.PictureRow]]:
     here = {name: results[split] for name, results in systems.items() if split in results}
-    staged = {name: here[name] for name in STAGES if name in here}
+    firsts = {roles[name]: name for name in reversed(here)}
+    staged = {firsts[role]: here[firsts[role]] for role in _STAGES if role in firsts}
     # Without the paper's systems: the first three.
     staged = staged if len(staged) > 1 else dict(list(here.items())[:3])
     case_system = _case_system(systems, split)
@@ -226,6 +206,32 @@ def _pictures(
     if not found["stages"] and not found["cases"]:
         left_out.append("The photographs are not in a directory here, so the systems' masks are not shown on them.")
     return found
+
+
+def plate(title: str, rows: Sequence[PictureRow], *, dpi: int = 150) -> bytes:
+    """A PNG of at least one row of pictures with their captions, one row under the other, below a title."""
+    columns = max(len(row.cells) for row in rows)
+    with rc_context(_PLATE_STYLE):
+        figure = Figure(figsize=(_CELL * columns, (_CELL + 0.62) * len(rows) + 0.35), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        for part, row in zip(np.atleast_1d(figure.subfigures(len(rows), 1)), rows):
+            part.suptitle(f"{row.title} ({row.note})", x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+            for axes, cell in zip(part.subplots(1, columns, squeeze=False)[0], row.cells):
+                axes.imshow(_picture(cell.picture))
+                axes.set_title(cell.title, fontsize=8.5, pad=3)
+                axes.set_xlabel(cell.note, labelpad=3)
+            for axes in part.axes:
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.spines[:].set_visible(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _picture(uri: str) -> np.ndarray:
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _verdict(report: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
@@ -241,24 +247,30 @@ def _verdict(report: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
         f"{praise}: its masks share {entries[best]['iou']:.1%} of their area with the true defect "
         f"(IoU, mean over {entries[best]['n']:,} prompts on {entries[best]['images']:,} images)."
     ]
-    if "SAM" in shown and best != "SAM":
-        sentences.append(f"SAM, untouched, reaches {entries['SAM']['iou']:.1%}.")
-    tuned = entries.get("VisionSAM", {}).get("difference") if "VisionSAM" in shown else None
-    if tuned and tuned["iou"]:
-        low, high = tuned["iou"]["interval"]
-        gap = f"{tuned['iou']['difference']:+.3f} IoU, 95% interval {low:+.3f} to {high:+.3f}".replace("-", "−")
-        if low > 0:
-            sentences.append(f"Preferences pay: VisionSAM is above {tuned['reference']} ({gap}).")
-        elif high < 0:
-            sentences.append(f"Preferences cost: VisionSAM is below {tuned['reference']} ({gap}).")
-        else:
-            sentences.append(f"VisionSAM and {tuned['reference']} cannot be told apart on these prompts ({gap}).")
+    untouched = next((name for name in shown if entries[name]["role"] == "SAM"), best)
+    if untouched != best:
+        sentences.append(f"{untouched}, untouched, reaches {entries[untouched]['iou']:.1%}.")
+    for name in shown:
+        if entries[name]["role"] == "VisionSAM" and (entries[name]["difference"] or {}).get("iou"):
+            sentences.append(_preferences_paid(name, entries[name]["difference"], entries))
     better = [name for name in learnt_nothing if entries[name]["iou"] > entries[best]["iou"]]
     if better:
         better.sort(key=lambda name: -entries[name]["iou"])
         reached = " and ".join(f"{name} ({entries[name]['iou']:.1%})" for name in better)
         sentences.append(f"Beware: better than every model here, without having learnt anything: {reached}.")
     return sentences
+
+
+def _preferences_paid(name: str, difference: Mapping[str, Any], entries: Mapping[str, Any]) -> str:
+    """What a system that was tuned on preferences gained over the reference."""
+    reference, (low, high) = difference["reference"], difference["iou"]["interval"]
+    gap = f"{_signed(difference['iou']['difference'])} IoU, 95% interval {_signed(low)} to {_signed(high)}"
+    if low <= 0 <= high:
+        return f"{name} and {reference} cannot be told apart on these prompts ({gap})."
+    found = f"{name} is {'above' if low > 0 else 'below'} {reference} ({gap})."
+    # Only next to the demonstrations alone is it the preferences that made the difference.
+    verdict = f"Preferences {'pay' if low > 0 else 'cost'}: "
+    return verdict + found if entries[reference]["role"] == "SFT-SAM" else found
 
 
 def _versions(stages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -308,8 +320,8 @@ def _number(value: Any) -> str:
 
 
 def _signed(value: float | None) -> str:
-    """A difference for a table: always with its sign, and nothing is not negative."""
-    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")
+    """A difference for a table: `signed`, or a dash for none."""
+    return "–" if value is None else signed(value)
 
 
 def _seconds(value: float | None) -> str:
