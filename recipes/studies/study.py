@@ -24,7 +24,7 @@ from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 
 if TYPE_CHECKING:
-    from visionsam_hf.cli.evidence import EvidenceSettings
+    from visionsam_hf.cli.options import EvidenceSettings
 
 # What no model draws, kept while the process lives: `generate_candidates`.
 _drawn: dict[tuple, dict[str, Any]] = {}
@@ -47,7 +47,7 @@ class Study:
     ) -> None:
         self.settings, self.objectives, self.cells = settings, objectives, cells
         self._common = {
-            "model": fingerprint(settings.model_name_or_path),
+            "model": fingerprint(settings.model_name_or_path, "model"),
             "dtype": settings.embedding_dtype,
             "measured": [settings.splits, settings.max_prompts],
         }

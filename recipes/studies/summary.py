@@ -10,7 +10,7 @@ from studies.results import Prompt, Results
 from visionsam_hf.evaluation.metrics import bootstrap_interval, calibration, compare, exact_mean, top1_agreement
 
 if TYPE_CHECKING:
-    from visionsam_hf.cli.evidence import EvidenceSettings
+    from visionsam_hf.cli.options import EvidenceSettings
 
 Answers = Mapping[Prompt, tuple[np.ndarray, np.ndarray]]
 

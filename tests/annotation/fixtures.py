@@ -22,7 +22,7 @@ def make_store(tmp_path, monkeypatch):
     from visionsam_hf.annotation.intake import take_in
     from visionsam_hf.annotation.store import Store
     from visionsam_hf.annotation.tables import open_engine
-    from visionsam_hf.cli.annotate import _load_candidates
+    from visionsam_hf.cli.candidates import load_candidates
 
     made = []
     # Which pane shows what, and when gold comes, must not differ from run to run.
@@ -30,11 +30,11 @@ def make_store(tmp_path, monkeypatch):
 
     def make(count=3, *, overlap=2, calibration=0, clock=time.time, url=None, name="store.sqlite", **options):
         directory = write_candidate_set(tmp_path / f"candidates-{len(made)}", {"train": count}, **options)
-        datasets = _load_candidates(str(directory), [])
+        datasets = load_candidates(str(directory), [])
         practice = None
         if calibration:
             where = write_candidate_set(tmp_path / "calibration", {"train": calibration})
-            practice = (str(where), _load_candidates(str(where), []))
+            practice = (str(where), load_candidates(str(where), []))
         engine = open_engine(url or str(tmp_path / name), create=True)
         made.append(engine)
         take_in(engine, str(directory), datasets, "fingerprint", overlap=overlap, calibration=practice)
@@ -56,13 +56,13 @@ def served(tmp_path):
     from visionsam_hf.annotation.server import Page, make_app
     from visionsam_hf.annotation.store import Store
     from visionsam_hf.annotation.tables import open_engine
-    from visionsam_hf.cli.annotate import _load_candidates
+    from visionsam_hf.cli.candidates import load_candidates
 
     with contextlib.ExitStack() as stack:
 
         def serve(candidates, *, store=None, overlap=2, calibration=None, rubric="quick", gate=0.5, port=0):
-            datasets = _load_candidates(str(candidates), [])
-            practice = _load_candidates(str(calibration), []) if calibration else None
+            datasets = load_candidates(str(candidates), [])
+            practice = load_candidates(str(calibration), []) if calibration else None
             path = str(store or tmp_path / "served.sqlite")
             engine = open_engine(path, create=True)
             stack.callback(engine.dispose)

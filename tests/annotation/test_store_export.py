@@ -9,15 +9,15 @@ pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
 from tests.annotation.fixtures import own_secret  # noqa: F401
 from tests.candidate_sets import write_candidate_set
-from visionsam_hf.cli.annotate import VERBS
+from visionsam_hf.cli.command_line import COMMANDS, execute
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import build_settings
 
 
 def visionsam(verb, **values):
-    settings, run = VERBS[verb]
-    run(build_settings(settings, values))
+    name = f"annotate {verb}"
+    execute(name, build_settings(COMMANDS[name].settings, values))
 
 
 @pytest.fixture

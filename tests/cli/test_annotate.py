@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.candidate_sets import write_candidate_set
-from visionsam_hf.cli.annotate import OracleSettings, run_oracle
+from visionsam_hf.cli.candidates import OracleSettings, run_oracle
 from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_mask
@@ -75,10 +75,11 @@ def test_a_candidate_set_that_the_oracle_cannot_rank(tmp_path, options, message)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("annotators", 0), ("noise", -0.1), ("flip_rate", 1.5)]
+    ("key", "value", "fix"),
+    [("annotators", 0, "give at least 1"), ("noise", -0.1, "give at least 0"), ("flip_rate", 1.5, "give at most 1")],
 )
-def test_settings_are_checked(key, value):
-    with pytest.raises(UserError, match=key):
+def test_settings_are_checked(key, value, fix):
+    with pytest.raises(UserError, match=f"key '{key}' is {value}; {fix}"):
         build_settings(OracleSettings, {"candidates": "x", "output_dir": "y", key: value})
 
 

@@ -6,14 +6,15 @@ import datasets
 import pytest
 from PIL import Image
 
-from visionsam_hf.cli.build import SETTINGS, run
+from visionsam_hf.cli.build import run
+from visionsam_hf.cli.command_line import COMMANDS
 from visionsam_hf.data.data_card import split_front
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import build_settings
 
 
 def build(source, **values):
-    run(source, build_settings(SETTINGS[source], values))
+    run(build_settings(COMMANDS[f"build {source}"].settings, values))
 
 
 def synthetic(output_dir, **values):
@@ -83,12 +84,10 @@ def test_everything_skipped_is_an_error(tmp_path, parts):
         build("masks", data_dir=str(parts.parent), output_dir=str(tmp_path / "data"), on_error="skip")
 
 
-def test_unknown_source_and_disagreement(tmp_path):
-    with pytest.raises(UserError, match="no source 'video'; choose synthetic, masks"):
-        run("video", SETTINGS["synthetic"](output_dir=str(tmp_path / "data")))
-    with pytest.raises(UserError, match="the settings say 'masks', the command 'synthetic'"):
-        run("synthetic", SETTINGS["synthetic"](output_dir=str(tmp_path / "data"), source="masks"))
-    with pytest.raises(UserError, match="num_proc: 0"):
+def test_disagreement(tmp_path):
+    with pytest.raises(UserError, match="key 'source' is 'masks', but the command is 'build synthetic'"):
+        synthetic(tmp_path / "data", source="masks")
+    with pytest.raises(UserError, match="key 'num_proc' is 0; give at least 1"):
         synthetic(tmp_path / "data", num_proc=0)
 
 

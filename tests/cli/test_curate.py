@@ -6,11 +6,12 @@ import json
 import pytest
 from PIL import Image
 
-from visionsam_hf.cli.build import SyntheticSettings
 from visionsam_hf.cli.build import run as build
-from visionsam_hf.cli.curate import CurateSettings, run
+from visionsam_hf.cli.curate import run
+from visionsam_hf.cli.dataset_options import CurateSettings, SyntheticSettings
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.settings import build_settings
 
 SOURCE = {
     "image_size": 64,
@@ -23,7 +24,7 @@ SOURCE = {
 
 @pytest.fixture
 def built(tmp_path):
-    build("synthetic", SyntheticSettings(output_dir=str(tmp_path / "data"), **SOURCE))
+    build(SyntheticSettings(output_dir=str(tmp_path / "data"), **SOURCE))
     return tmp_path / "data"
 
 
@@ -61,7 +62,7 @@ def test_an_edited_manifest_decides_in_curate_and_in_build(tmp_path, built):
     reasons = {row["image_id"]: row["reason"] for row in manifest_of(tmp_path / "again")}
     assert reasons[rows[1]["image_id"]] == "refused by hand"
 
-    build("synthetic", SyntheticSettings(output_dir=str(tmp_path / "rebuilt"), curated=str(edited), **SOURCE))
+    build(SyntheticSettings(output_dir=str(tmp_path / "rebuilt"), curated=str(edited), **SOURCE))
     assert sorted(load_split(tmp_path / "rebuilt", "train", kind="segmentation")["image_id"]) == sorted(wanted)
     assert len(load_split(tmp_path / "rebuilt", "test", kind="segmentation")) == 2
 
@@ -72,17 +73,17 @@ def test_held_out_images_cannot_be_asked_for(tmp_path, built):
     with pytest.raises(UserError, match="keeps 'heldout/lens/000000', no defective image of the train split"):
         run(CurateSettings(dataset=str(built), output_dir=str(tmp_path / "again"), manifest=str(edited)))
     with pytest.raises(UserError, match="keeps 'heldout/lens/000000', which is no image of the train split"):
-        build("synthetic", SyntheticSettings(output_dir=str(tmp_path / "rebuilt"), curated=str(edited), **SOURCE))
-    with pytest.raises(UserError, match="count: 0 images are none"):
-        run(CurateSettings(dataset=str(built), output_dir=str(tmp_path / "again"), count=0))
+        build(SyntheticSettings(output_dir=str(tmp_path / "rebuilt"), curated=str(edited), **SOURCE))
+    with pytest.raises(UserError, match="key 'count' is 0; give at least 1"):
+        build_settings(CurateSettings, {"dataset": str(built), "output_dir": str(tmp_path / "again"), "count": 0})
     assert not (tmp_path / "again").exists() and not (tmp_path / "rebuilt").exists()
 
 
 def test_nothing_to_pick_from(tmp_path):
     settings = SOURCE | {"images": {"train": 3}, "good_share": 1.0}
-    build("synthetic", SyntheticSettings(output_dir=str(tmp_path / "good"), **settings))
+    build(SyntheticSettings(output_dir=str(tmp_path / "good"), **settings))
     with pytest.raises(UserError, match="no image of its train split shows a defect"):
         run(CurateSettings(dataset=str(tmp_path / "good"), output_dir=str(tmp_path / "curated")))
-    build("synthetic", SyntheticSettings(output_dir=str(tmp_path / "held"), **SOURCE | {"images": {"heldout": 3}}))
+    build(SyntheticSettings(output_dir=str(tmp_path / "held"), **SOURCE | {"images": {"heldout": 3}}))
     with pytest.raises(UserError, match="has no train split to pick from; it has heldout"):
         run(CurateSettings(dataset=str(tmp_path / "held"), output_dir=str(tmp_path / "curated")))

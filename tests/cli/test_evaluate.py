@@ -160,8 +160,8 @@ def test_a_changed_model_is_evaluated_again(inputs, tmp_path):
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"prompt": "circle"}, "prompt: 'circle'"),
-        ({"selection": "best"}, "selection: 'best'"),
+        ({"prompt": "circle"}, "'prompt' is 'circle'; give 'box', 'point' or 'point_pm'"),
+        ({"selection": "best"}, "'selection' is 'best'"),
         ({"split": "nights"}, "no split 'nights'"),
         ({"model_name_or_path": "baseline:sobel"}, "no such baseline"),
         ({"model_name_or_path": "./nowhere"}, "nowhere"),

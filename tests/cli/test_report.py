@@ -250,7 +250,7 @@ def test_what_is_no_evaluation_is_the_users_error(inputs, tmp_path):
     for systems, words in (
         ({"SAM": [inputs["dataset"]]}, "has no metrics.json"),
         ({"SAM": [str(tmp_path / "nowhere")]}, "no such file"),
-        ({"SAM": []}, "has no directory"),
+        ({"SAM": []}, "'systems.SAM' is \\[\\]; give at least 1"),
         ({}, "systems"),
     ):
         with pytest.raises(UserError, match=words):

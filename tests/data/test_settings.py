@@ -1,9 +1,12 @@
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.settings import as_plain, build_settings, input_paths, read_yaml, setting
+from visionsam_hf.data.records import as_plain, inputs_of
+from visionsam_hf.data.settings import Count, Share, build_settings, read_yaml, setting
 
 
 @dataclass
@@ -15,6 +18,11 @@ class Example:
     splits: list[str] = setting(["train"], "which splits")
     others: dict[str, list[str]] = setting({}, "more data", input=True)
     hub_token: str | None = None
+    model: str = setting("", "a model", input="model")
+    rubric: Literal["quick", "full"] = setting("quick", "how")
+    overlap: Count = setting(3, "how many")
+    rates: list[Share] = setting([], "how often")
+    cache: str | None = setting(None, "where")
 
 
 def test_values_are_coerced():
@@ -45,6 +53,49 @@ def test_mistakes_name_the_key(values, message):
 
 
 @pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rubric": "fast"}, "x.yaml: key 'rubric' is 'fast'; give 'quick' or 'full'"),
+        ({"overlap": 0}, "x.yaml: key 'overlap' is 0; give at least 1"),
+        ({"rates": [0.5, 1.5]}, "x.yaml: key 'rates' holds 1.5; give at most 1"),
+    ],
+)
+def test_choices_and_ranges_are_said_in_one_line(values, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        build_settings(Example, {"dataset": "d", **values}, source="x.yaml")
+
+
+def test_one_word_is_a_list_of_one_and_null_is_nothing():
+    assert build_settings(Example, {"dataset": "d", "splits": "train"}).splits == ["train"]
+    made = build_settings(Example, {"dataset": "d", "cache": "x"}, {"splits": "null-split", "cache": "null", "rates": "0.5"})
+    assert (made.splits, made.cache, made.rates) == (["null-split"], None, [0.5])
+
+
+@dataclass
+class Broken:
+    steps: int = 0
+
+    def __post_init__(self):
+        if self.steps > 1:
+            raise ValueError("a bug")
+        len(self.steps)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_our_own_bugs_are_not_blamed_on_the_user(steps):
+    with pytest.raises((TypeError, ValueError)):
+        build_settings(Broken, {"steps": steps})
+
+
+def test_what_transformers_refuses_is_the_users_mistake():
+    from visionsam_hf.training.configs import SamSFTConfig
+
+    for refused in ({"optim": "none such"}, {"accelerator_config": {"none_such": 1}}):
+        with pytest.raises(UserError, match=r"^x.yaml: .*none.such"):
+            build_settings(SamSFTConfig, {"output_dir": "o", **refused}, source="x.yaml")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [("a: [1", ":1:"), ("- a\n- b", "must be a mapping"), ("a: !!python/object/apply:os.system [ls]", "constructor")],
 )
@@ -60,7 +111,8 @@ def test_bad_yaml_names_the_file(tmp_path, content, message):
 
 def test_inputs_and_plain_values():
     made = Example("d", others={"x": ["e", "f"]}, hub_token="hf_secret")
-    assert input_paths(made) == ["d", "e", "f"]
+    assert inputs_of(made) == {"d": "dataset", "e": "dataset", "f": "dataset"}
+    assert inputs_of(Example("d", model="m")) == {"d": "dataset", "m": "model"}
     assert "hf_secret" not in str(as_plain(made))
 
 

@@ -7,16 +7,10 @@ import pytest
 import yaml
 
 import datasets_builders
-from visionsam_hf.cli.build import SETTINGS
-from visionsam_hf.cli.curate import CurateSettings
-from visionsam_hf.cli.inspect import InspectSettings
+from visionsam_hf.cli.command_line import COMMANDS
 from visionsam_hf.data.settings import build_settings
 
 DOCS = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-CLASSES = {f"build {source}": cls for source, cls in SETTINGS.items()} | {
-    "curate": CurateSettings,
-    "inspect": InspectSettings,
-}
 COMMANDS = re.findall(r"`visionsam ((?:build [a-z_]+|curate|inspect)) (--[^`]+)`", DOCS)
 
 
@@ -35,12 +29,12 @@ def test_other_names_are_not():
 def test_documented_commands_have_keys_that_exist(command, options):
     pairs = dict(re.findall(r"--(\w+) ('[^']*'|\S+)", options))
     assert pairs
-    build_settings(CLASSES[command], {}, {key: value.strip("'") for key, value in pairs.items()})
+    build_settings(COMMANDS[command].settings, {}, {key: value.strip("'") for key, value in pairs.items()})
 
 
 def test_documented_yaml_parses():
     masks, painted = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
-    settings = build_settings(SETTINGS["masks"], yaml.safe_load(masks))
-    assert build_settings(SETTINGS["synthetic"], yaml.safe_load(painted)).background_dir
+    settings = build_settings(COMMANDS["build masks"].settings, yaml.safe_load(masks))
+    assert build_settings(COMMANDS["build synthetic"].settings, yaml.safe_load(painted)).background_dir
     assert settings.group_pattern == r"piece(\d+)" and settings.group_similar
     assert len(COMMANDS) >= 4

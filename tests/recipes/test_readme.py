@@ -53,7 +53,7 @@ def test_the_other_commands_parse():
             key, _, value = pair.partition("=")
             assert getattr(stage_settings(recipe, stages[stage], {key: value}), key) is not None
     launch = re.search(r"accelerate launch --config_file (\S+) -m visionsam_hf (\S+) (\S+?)`", README)
-    assert (ROOT / launch[1]).is_file() and (ROOT / launch[3]).is_file() and launch[2] in cli.STAGES
+    assert (ROOT / launch[1]).is_file() and (ROOT / launch[3]).is_file() and launch[2] in cli.COMMANDS
 
 
 def test_links_lead_somewhere():

@@ -260,9 +260,9 @@ def test_damaged_http_bodies(project, tmp_path):
         from visionsam_hf.annotation.server import make_app
         from visionsam_hf.annotation.store import Store
         from visionsam_hf.annotation.tables import open_engine
-        from visionsam_hf.cli.annotate import _load_candidates
+        from visionsam_hf.cli.candidates import load_candidates
 
-        candidates = _load_candidates(project.candidates, [])
+        candidates = load_candidates(project.candidates, [])
         engine = open_engine(str(tmp_path / "inside" / "store.sqlite"), create=True)
         token = admit(engine, read_secret(), "127.0.0.1", "store")
         take_in(engine, "c", candidates, "f", overlap=2)

@@ -8,7 +8,7 @@ from studies.scoring import Scores
 from studies.summary import summarise
 from studies.tables import all_tables
 
-from visionsam_hf.cli.evidence import EvidenceSettings
+from visionsam_hf.cli.options import EvidenceSettings
 from visionsam_hf.data.errors import UserError
 
 KEYS = [("a", 0), ("a", 1), ("b", 0)]

@@ -14,6 +14,7 @@ from visionsam_hf.annotation.store import Store, Work
 from visionsam_hf.annotation.submission import PANES, Submission
 from visionsam_hf.annotation.tables import VERSION, candidate, project, reading, task, writing
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.records import same_fingerprint
 from visionsam_hf.preferences.oracle import annotate
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
 from visionsam_hf.preferences.rankings import identical_groups, rank_scores
@@ -45,7 +46,7 @@ def take_in(
     with reading(engine) as connection:
         known = connection.execute(select(project)).first()
     if known is not None:
-        if known.fingerprint != fingerprint:
+        if not same_fingerprint(known.fingerprint, fingerprint):
             raise UserError(
                 f"{name}: is not the candidate set this store was made for ({known.candidates}); give that one, or a new store"
             )

@@ -1,38 +1,36 @@
-"""`visionsam candidates CONFIG`: three masks a prompt from a model, to be ranked."""
+"""`visionsam candidates` and `visionsam annotate oracle`: masks to be ranked, and simulated annotators who rank them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from visionsam_hf.data.settings import setting
-from visionsam_hf.embeddings.cache_settings import CacheSettings
+from datasets import Image
+from tqdm.auto import tqdm
 
-
-@dataclass
-class CandidatesSettings(CacheSettings):
-    """Settings of candidate generation."""
-
-    model_name_or_path: str = setting("", "model that proposes", required=True, input=True)
-    dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
-    splits: list[str] = setting(["train"], "splits to propose masks for; never the held-out one")
-    candidate_source: list[str] = setting(
-        ["tokens"], "where masks come from: tokens (the paper), thresholds, box_jitter, dropout, grabcut, otsu, shapes"
-    )
-    max_prompts: int | None = setting(None, "stop after so many prompts a split (default: all)")
-    output_dir: str = setting("", "directory of the candidate set", required=True)
-    seed: int = setting(0, "seed of jitter and dropout")
+from visionsam_hf.cli.options import CandidatesSettings, OracleSettings
+from visionsam_hf.cli.run import stage_run
+from visionsam_hf.data.data_card import data_card, markdown_table
+from visionsam_hf.data.dataset_directory import (
+    load_split,
+    split_names,
+    write_card,
+    write_preferences,
+    write_splits,
+)
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.records import as_plain, fingerprint
+from visionsam_hf.data.schema import candidate_features, preference_features
+from visionsam_hf.embeddings.cache import open_cache
+from visionsam_hf.models.loading import load_model, load_processor, to_best_device
+from visionsam_hf.preferences.candidates import Diversity, generate_candidates
+from visionsam_hf.preferences.oracle import oracle_row
+from visionsam_hf.preferences.preference_card import oracle_card
+from visionsam_hf.preferences.preference_rows import truth_of
+from visionsam_hf.preferences.ranking_statistics import Tally
 
 
 def run(settings: CandidatesSettings) -> None:
     """Write the candidate set and record how much its candidates differ."""
-    from tqdm.auto import tqdm
 
-    from visionsam_hf.cli.run import stage_run
-    from visionsam_hf.data.data_card import data_card, markdown_table
-    from visionsam_hf.data.dataset_directory import load_split, write_splits
-    from visionsam_hf.data.schema import candidate_features
-    from visionsam_hf.embeddings.cache import open_cache
-    from visionsam_hf.models.loading import load_model, load_processor, to_best_device
-    from visionsam_hf.preferences.candidates import Diversity, generate_candidates
 
     with stage_run("candidates", settings) as run:
         rows = {split: load_split(settings.dataset, split, kind="segmentation") for split in settings.splits}
@@ -69,3 +67,90 @@ def run(settings: CandidatesSettings) -> None:
 def _prompts(dataset: Any, max_prompts: int | None) -> int:
     total = sum(len(row["objects"]) for row in dataset.select_columns(["objects"]))
     return total if max_prompts is None else min(total, max_prompts)
+
+
+def run_oracle(settings: OracleSettings) -> None:
+    """A candidate set in, a preference data set with the same splits out; `stage.json` says how they agreed.
+
+    Raises:
+        UserError: no split, a row without a truth, no row that leaves a pair.
+    """
+    with stage_run("annotate", settings) as run:
+        datasets = load_candidates(settings.candidates, settings.splits)
+        tallies = {split: Tally() for split in datasets}
+        categories = next(iter(datasets.values())).features["category"].names
+        plain = as_plain(settings)
+        written = write_preferences(
+            run.directory,
+            {split: _oracle_rows(dataset, split, settings, tallies[split]) for split, dataset in datasets.items()},
+            categories,
+            card=oracle_card(settings.candidates, plain, {}),
+        )
+        if not any(written.values()):
+            raise UserError(
+                f"{settings.candidates}: every task ties from top to bottom, so there is no pair; "
+                "generate candidates that differ more"
+            )
+        summaries = {split: tally.summary() for split, tally in tallies.items()}
+        card = oracle_card(settings.candidates, plain, summaries)
+        write_card(run.directory, card, preference_features(categories), written)
+        run.results["splits"] = summaries
+        if settings.store:
+            _oracle_into_store(settings, datasets)
+        run.results.update(Tally.pooled(tallies.values()).summary())
+
+
+def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(dataset):
+        truth = truth_of(row)
+        if truth is None:
+            raise UserError(
+                f"{settings.candidates}: row {number} of split '{split}' ({row['image_id']}) has no truth for the oracle "
+                "to judge by; let people rank it (visionsam annotate serve)"
+            )
+        preference = oracle_row(
+            row,
+            truth,
+            task=f"{split}/{number}",
+            annotators=settings.annotators,
+            noise=settings.noise,
+            flip_rate=settings.flip_rate,
+            seed=settings.seed,
+            tally=tally,
+        )
+        if preference is not None:
+            yield preference
+
+
+def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> None:
+    # Here, because they need the extra [annotate], and an oracle without a store does not.
+    try:
+        from visionsam_hf.annotation.intake import rank_in_store, take_in
+        from visionsam_hf.annotation.store import Store
+        from visionsam_hf.annotation.tables import open_engine
+    except ImportError as error:
+        raise UserError(
+            f"store: needs the package '{error.name}'; run: pip install 'visionsam_hf[annotate]'"
+        ) from None
+
+    engine = open_engine(settings.store, create=True)
+    take_in(engine, settings.candidates, datasets, fingerprint(settings.candidates), overlap=settings.annotators)
+    rank_in_store(
+        Store(engine),
+        datasets,
+        annotators=settings.annotators,
+        noise=settings.noise,
+        flip_rate=settings.flip_rate,
+        seed=settings.seed,
+    )
+
+
+def load_candidates(name_or_path: str, splits: list[str]) -> dict[str, Any]:
+    """The candidate set's splits, with images left as bytes: they pass through, and are decoded where looked at."""
+    found = {}
+    for split in splits or split_names(name_or_path):
+        dataset = load_split(name_or_path, split, kind="candidates")
+        found[split] = dataset.cast_column("image", Image(decode=False)).cast_column("truth", Image(decode=False))
+    if not found:
+        raise UserError(f"{name_or_path}: holds no data set; give the directory that 'visionsam candidates' wrote")
+    return found

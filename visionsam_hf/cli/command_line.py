@@ -1,74 +1,92 @@
-"""`visionsam`: parse, dispatch, and turn the user's mistakes into one line and exit code 2.
+"""`visionsam`: the table of commands; parse, dispatch, and turn the user's mistakes into one line and exit code 2.
 
-Nothing here or in a stage module's top level imports torch: `--help` answers at once.
+A command's work is imported when it runs: `--help` answers at once, without torch.
 """
 
+import argparse
 import dataclasses
+import difflib
 import importlib
+import importlib.metadata
+import importlib.util
+import inspect
 import os
+import re
 import signal
 import sys
-import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from visionsam_hf.cli import dataset_options, options
+from visionsam_hf.cli.run import check_inputs, join_launched, refuse_to_replace
 from visionsam_hf.data.errors import Interrupted, UserError
-from visionsam_hf.data.settings import build_settings, read_yaml
+from visionsam_hf.data.settings import alternatives, build_settings, read_yaml, type_hints, unknown_key
 
-USAGE = """\
-usage: visionsam COMMAND ...
 
-  quickstart                        the whole of recipes/quickstart into outputs/quickstart
-  pipeline RECIPE_DIR               a recipe's stages in order, skipping what is done
-                                    [--only STAGE ...] [--set stage.key=value ...]
-  build SOURCE CONFIG               write a data set; SOURCE: {sources}
-  embed CONFIG                      encode a data set's images once
-  sft CONFIG                        supervised fine-tuning of SAM on masks
-  candidates CONFIG                 three masks a prompt from a model, to be ranked
-  annotate VERB                     rank candidates; VERB: {verbs}
-  dpo CONFIG                        preference optimisation on ranked masks
-  evaluate CONFIG                   IoU, Dice, boundaries and calibration of a model
-  evidence CONFIG                   objectives x seeds x folds, with intervals, tables and figures
-  report CONFIG                     report.html and report.json from result files
-  curate CONFIG                     pick images that show the anomaly clearly
-  inspect DIR                       counts, sizes and a picture page of a data set
-  push DIR REPO_ID                  publish a model, an adapter or a data set on the Hub; private unless --public
-                                    [--dry_run] [--private | --public] [--revision TAG]
-  merge ADAPTER --output_dir D      a LoRA adapter and its base as one plain model
-  export MODEL --output_dir D       ONNX files of the encoder and the decoder, checked against the model
-  predict --model M --image I (--box X1 Y1 X2 Y2 | --point X Y | --prompts FILE | --no-box) --output DIR
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command.
 
+    Args:
+        settings: dataclass of its keys; the first line of its docstring is the command's help.
+        work: "module:function" of this room; the function takes the settings.
+        words: keys that can be given as plain words, in this order; what is left over is the CONFIG.
+        config: whether a CONFIG can be given.
+        extra: of setup.cfg, whose packages the work imports.
+        whole: "module:class" where `settings` lacks the keys of `transformers.TrainingArguments`.
+    """
+
+    settings: type
+    work: str
+    words: tuple[str, ...] = ()
+    config: bool = True
+    extra: str = ""
+    whole: str = ""
+
+    @property
+    def help(self) -> str:
+        """One line."""
+        return (self.settings.__doc__ or "").strip().splitlines()[0]
+
+
+COMMANDS = {
+    "quickstart": Command(options.QuickstartSettings, "pipeline:run_quickstart", config=False),
+    "pipeline": Command(options.PipelineSettings, "pipeline:run", words=("recipe",), config=False),
+    "build synthetic": Command(dataset_options.SyntheticSettings, "build:run"),
+    "build masks": Command(dataset_options.MasksSettings, "build:run"),
+    "build vision": Command(dataset_options.VisionSettings, "build:run"),
+    "build mvtec_ad": Command(dataset_options.MVTecADSettings, "build:run"),
+    "curate": Command(dataset_options.CurateSettings, "curate:run"),
+    "inspect": Command(dataset_options.InspectSettings, "inspect:run", words=("dataset",)),
+    "embed": Command(options.EmbedSettings, "embed:run"),
+    "sft": Command(options.SFTOptions, "train:run_sft", whole="train:SFTStage"),
+    "candidates": Command(options.CandidatesSettings, "candidates:run"),
+    "annotate oracle": Command(options.OracleSettings, "candidates:run_oracle"),
+    "annotate serve": Command(options.ServeSettings, "annotate:run_serve", extra="annotate"),
+    "annotate stats": Command(options.StatsSettings, "annotate:run_stats", extra="annotate"),
+    "annotate export": Command(options.ExportAnnotationsSettings, "annotate:run_export", extra="annotate"),
+    "annotate users": Command(options.UsersSettings, "annotate:run_users", words=("action", "name"), extra="annotate"),
+    "annotate backup": Command(options.BackupSettings, "annotate:run_backup", extra="annotate"),
+    "annotate dump": Command(options.DumpSettings, "annotate:run_dump", extra="annotate"),
+    "annotate restore": Command(options.RestoreSettings, "annotate:run_restore", extra="annotate"),
+    "dpo": Command(options.DPOOptions, "train:run_dpo", whole="train:DPOStage"),
+    "evaluate": Command(options.EvaluateSettings, "evaluate:run"),
+    "evidence": Command(options.EvidenceSettings, "evidence:run"),
+    "report": Command(options.ReportSettings, "report:run"),
+    "push": Command(options.PushSettings, "push:run", words=("directory", "repo_id")),
+    "merge": Command(options.MergeSettings, "export:run_merge", words=("adapter",)),
+    "export": Command(options.ExportSettings, "export:run", words=("model",), extra="onnx"),
+    "predict": Command(options.PredictSettings, "predict:run"),
+}
+# setup.cfg's extras that commands need.
+_PACKAGES = {"annotate": ("fastapi", "sqlalchemy", "uvicorn"), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+_TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+_NOTES = """
 CONFIG is a YAML file; every key can be given as `--key value` too. `visionsam COMMAND --help` lists a command's keys.
 Exit codes: 0 done, 2 your input needs mending (one line says what), 130 or 143 stopped by Ctrl-C or SIGTERM (the same
 command goes on), anything else is our bug."""
-
-# Command -> module of this room, and one line of help.
-STAGES = {
-    "embed": "embed",
-    "sft": "sft",
-    "candidates": "candidates",
-    "dpo": "dpo",
-    "evaluate": "evaluate",
-    "evidence": "evidence",
-    "report": "report",
-    "predict": "predict",
-    "curate": "curate",
-    "inspect": "inspect",
-    "push": "push",
-    "merge": "merge",
-    "export": "export",
-}
-
-# Commands whose words are settings, not a CONFIG.
-_WORDS = {
-    "annotate users": ("action", "name"),
-    "inspect": ("dataset",),
-    "push": ("directory", "repo_id"),
-    "merge": ("adapter",),
-    "export": ("model",),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         # A log file gets a line of progress now and then, not ten a second. Read by tqdm when it is imported.
         os.environ.setdefault("TQDM_MININTERVAL", "30")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _let_cpu_processes_meet()
+    join_launched(wait=False)
     try:
         with _termination_interrupts():
             return _dispatch(arguments)
@@ -93,16 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `visionsam ... | head` is not a failure; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _let_cpu_processes_meet() -> None:
-    """Without a GPU, accelerate takes each launched process for the only one, unless it is told that CPUs are meant."""
-    import torch
-    from accelerate import PartialState
-
-    if not torch.cuda.is_available():
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-        PartialState(cpu=True)  # shared: whoever asks for the state later gets this one
 
 
 @contextmanager
@@ -135,168 +142,173 @@ if hasattr(os, "register_at_fork"):
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
+    first = arguments[0] if arguments else ""
+    if first in ("", "-h", "--help", "help"):
+        print(_usage(COMMANDS))
         return 0 if arguments else 2
-    if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("visionsam_hf"))
+    if first == "--version":
+        print(importlib.metadata.version("visionsam_hf"))
         return 0
-    command, rest = arguments[0], arguments[1:]
-    if command in ("pipeline", "quickstart"):
-        from visionsam_hf.cli import pipeline
-
-        return pipeline.main(command, rest)
-    if command in ("build", "annotate"):
-        return _dispatch_verb(command, rest)
-    if command not in STAGES:
-        raise UserError(
-            f"no command '{command}'; {_nearest(command, [*STAGES, 'build', 'annotate', 'pipeline', 'quickstart'])}"
-        )
-    module = _stage_module(STAGES[command])
-    if _wants_help(rest):
-        print(_help(f"visionsam {command} CONFIG [--key value ...]", module.__doc__, help_classes(module)))
+    verbs = [name for name in COMMANDS if name.startswith(f"{first} ")]
+    if verbs and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print(_usage(verbs))
+        return 0 if len(arguments) > 1 else 2
+    size = 2 if verbs else 1
+    name, rest = " ".join(arguments[:size]), arguments[size:]
+    if name not in COMMANDS:
+        choices = verbs or list(COMMANDS)
+        near = difflib.get_close_matches(name, choices, n=1)
+        raise UserError(f"no command '{name}'; {f'did you mean {near[0]!r}?' if near else 'choose ' + ', '.join(choices)}")
+    if any(word in ("-h", "--help") for word in rest):
+        print(_parser(name, COMMANDS[name].settings).format_help())
         return 0
-    run_stage(command, rest)
+    run_stage(name, rest)
     return 0
 
 
-def _dispatch_verb(command: str, rest: list[str]) -> int:
-    """`build SOURCE ...` and `annotate VERB ...`: the second word chooses the settings."""
-    classes = verbs(command)
-    word = "SOURCE" if command == "build" else "VERB"
-    if not rest or rest[0] in ("-h", "--help"):
-        print(f"usage: visionsam {command} {word} [CONFIG] [--key value ...]\n\n{word}: {', '.join(classes)}")
-        return 0 if rest else 2
-    if rest[0] not in classes:
-        raise UserError(f"{command}: no {word.lower()} '{rest[0]}'; {_nearest(rest[0], list(classes))}")
-    if _wants_help(rest):
-        usage = f"visionsam {command} {rest[0]} [CONFIG] [--key value ...]"
-        print(_help(usage, classes[rest[0]].__doc__, (classes[rest[0]],)))
-        return 0
-    run_stage(f"{command} {rest[0]}", rest[1:])
-    return 0
+def _usage(names: Sequence[str] | dict[str, Command]) -> str:
+    lines = [f"  {_form(name):<32} {COMMANDS[name].help}" for name in names]
+    return "\n".join(["usage: visionsam COMMAND ...", "", *lines, _NOTES])
 
 
-def verbs(command: str) -> dict[str, type]:
-    """The second words of `build` or `annotate`, and the settings dataclass of each."""
-    module = _stage_module(command)
-    if command == "build":
-        return dict(module.SETTINGS)
-    return {verb: settings for verb, (settings, _) in module.VERBS.items()}
+def _form(name: str) -> str:
+    command = COMMANDS[name]
+    required = [field.name for field in dataclasses.fields(command.settings) if field.metadata.get("required")]
+    words = [word.upper() if word in required else f"[{word.upper()}]" for word in command.words]
+    return " ".join([name, *(words or ["[CONFIG]"] * command.config)])
 
 
-def run_stage(command: str, arguments: Sequence[str]) -> None:
-    """Parse a stage's `[CONFIG] [--key value ...]` and run it."""
-    execute(command, parse_stage(command, arguments))
+def run_stage(name: str, arguments: Sequence[str]) -> None:
+    """Parse a command's `[CONFIG] [--key value ...]` and run it; results of other settings stay without `--replace`."""
+    words, given = read_words(settings_class(name), arguments, name)
+    may_replace = given.pop("replace", "false").lower() in _TRUTHS[::2]
+    settings = _settings(name, words, given)
+    if not may_replace:
+        refuse_to_replace(name.split()[0], settings)
+    execute(name, settings)
 
 
-def parse_stage(command: str, arguments: Sequence[str], overrides: dict[str, Any] | None = None) -> Any:
-    """The settings of `command` ("sft", "build masks", ...) from its arguments; `overrides` win over the YAML."""
-    positional, options = split_arguments(arguments)
-    cls = settings_class(command)
-    names = [field.name for field in dataclasses.fields(cls)]
-    extra: dict[str, Any] = {}
-    for key in _WORDS.get(command, ()):
-        if positional:
-            extra[key] = positional.pop(0)
-    if len(positional) > 1:
-        raise UserError(f"{command}: one CONFIG at a time, not {' '.join(positional)}; override keys with --key value")
-    values = read_yaml(positional[0]) if positional else {}
-    options = {key if key in names else key.replace("-", "_"): value for key, value in options.items()}
-    return build_settings(
-        cls, values, {**extra, **(overrides or {}), **options}, source=positional[0] if positional else command
-    )
+def parse_stage(name: str, arguments: Sequence[str]) -> Any:
+    """The settings of a command ("sft", "build masks", ...) from its arguments; options win over the YAML."""
+    return _settings(name, *read_words(settings_class(name), arguments, name))
 
 
-def settings_class(command: str) -> type:
+def _settings(name: str, words: list[str], given: dict[str, Any]) -> Any:
+    for key in COMMANDS[name].words:
+        if words and key not in given:
+            given[key] = words.pop(0)
+    if words and not COMMANDS[name].config:
+        raise UserError(f"{name}: '{words[0]}' is one word too many; options are --key value")
+    if len(words) > 1:
+        raise UserError(f"{name}: one CONFIG at a time, not {' '.join(words)}; override keys with --key value")
+    values = read_yaml(words[0]) if words else {}
+    return build_settings(settings_class(name), values, given, source=words[0] if words else name)
+
+
+def settings_class(name: str) -> Any:
     """The settings dataclass of a command; that of a training stage needs torch."""
-    name, _, verb = command.partition(" ")
-    if verb:
-        return verbs(name)[verb]
-    module = _stage_module(STAGES[name])
-    if hasattr(module, "settings_class"):
-        return module.settings_class()
-    return help_classes(module)[0]
+    command = COMMANDS[name]
+    return _found(command.whole) if command.whole else command.settings
 
 
-def execute(command: str, settings: Any) -> None:
-    """Run a stage with its settings."""
-    name, _, verb = command.partition(" ")
-    module = _stage_module(name if verb else STAGES[name])
-    if name == "build":
-        module.run(verb, settings)
-    elif name == "annotate":
-        module.VERBS[verb][1](settings)
-    else:
-        module.run(settings)
+def execute(name: str, settings: Any) -> None:
+    """Run a command with its settings."""
+    extra = COMMANDS[name].extra
+    missing = [package for package in _PACKAGES.get(extra, ()) if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(f"{name}: needs the package '{missing[0]}'; run: pip install 'visionsam_hf[{extra}]'")
+    check_inputs(settings)
+    _found(COMMANDS[name].work)(settings)
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Positional words, and options: `--key value`, `--key=value`, `--key a b c` (a list) or a bare `--key` (true)."""
-    positional: list[str] = []
-    options: dict[str, Any] = {}
+def _found(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(f"visionsam_hf.cli.{module}"), attribute)
+
+
+def read_words(cls: type, arguments: Sequence[str], name: str) -> tuple[list[str], dict[str, Any]]:
+    """The plain words, and the options by key: as typed, a list where several words were given.
+
+    A bool takes a value only if it is one, a list every word up to the next option, anything else one word.
+
+    Raises:
+        UserError: an option that is no key of `cls`, or one without its value.
+    """
+    typed = _parser(name, cls).parse_intermixed_args(list(_tied(_forms(cls), arguments)))
+    given = vars(typed)
+    words = given.pop("words", [])
+    for key, value in given.items():
+        if isinstance(value, list) and len(value) == 1:
+            given[key] = value[0]
+        elif isinstance(value, list) and not words and value[-1].endswith((".yaml", ".yml")):
+            raise UserError(f"{name}: --{key} took '{value[-1]}' as its last value; give the CONFIG before the options")
+    return words, given
+
+
+def _tied(forms: dict[str, dict[str, Any]], arguments: Sequence[str]) -> Iterator[str]:
+    """The words with `--flag` as `--flag=true`, and a value that looks like an option tied to its key."""
     words = list(arguments)
     while words:
         word = words.pop(0)
-        if not word.startswith("--"):
-            positional.append(word)
+        key, equals, _ = word[2:].partition("=")
+        if not word.startswith("--") or word == "--":
+            yield word
             continue
-        key, equals, value = word[2:].partition("=")
-        if not key:
-            raise UserError("command line: '--' names no key; write --key value")
-        taken: list[str] = [value] if equals else []
-        while not equals and words and not words[0].startswith("--"):
-            taken.append(words.pop(0))
-        options[key] = True if not taken else taken[0] if len(taken) == 1 else taken
-    return positional, options
+        form = forms.get(key.replace("-", "_"))
+        if form is None:
+            raise unknown_key("command line", key, forms)
+        following = words[0] if words else ""
+        if not equals and form.get("nargs") == "?":
+            word += f"={words.pop(0) if following.lower() in _TRUTHS else 'true'}"
+        elif not equals and "nargs" not in form and re.match(r"-\.?\d", following):
+            word += f"={words.pop(0)}"  # -1e-4
+        yield word
 
 
-def help_classes(module: Any) -> tuple[type, ...]:
-    """The dataclasses whose fields `--help` lists."""
-    if hasattr(module, "HELP"):
-        return module.HELP
-    for name, value in vars(module).items():
-        # Its own, not one that it inherits from.
-        if name.endswith("Settings") and isinstance(value, type) and value.__module__ == module.__name__:
-            return (value,)
-    raise TypeError(f"{module.__name__} has no dataclass of settings")
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
 
 
-def _stage_module(name: str) -> Any:
-    return importlib.import_module(f"visionsam_hf.cli.{name}")
+def _parser(name: str, cls: type) -> argparse.ArgumentParser:
+    usage = f"visionsam {_form(name) if name in COMMANDS else name} [--key value ...]"
+    parser = _Parser(
+        prog=name,
+        usage=usage,
+        description=inspect.cleandoc(cls.__doc__ or ""),
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=120),
+    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    keys = parser.add_argument_group("keys")
+    for key, form in _forms(cls).items():
+        keys.add_argument(f"--{key}", dest=key, **form)
+        if "_" in key:
+            keys.add_argument(f"--{key.replace('_', '-')}", dest=key, **{**form, "help": argparse.SUPPRESS})
+    return parser
 
 
-def _wants_help(arguments: Sequence[str]) -> bool:
-    return any(word in ("-h", "--help") for word in arguments)
+def _forms(cls: type) -> dict[str, dict[str, Any]]:
+    """How each key is written, as `add_argument` wants it."""
+    forms = {}
+    for field in dataclasses.fields(cls):
+        if field.init:
+            forms[field.name] = _form_of(field, type_hints(cls)[field.name])
+    if "output_dir" in forms:
+        text = "write over what another command or other settings made in output_dir (default: False)"
+        forms["replace"] = {"help": text, "nargs": "?", "metavar": "true|false"}
+    return forms
 
 
-def _nearest(word: str, choices: list[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(word, choices, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"choose {', '.join(choices)}"
-
-
-def _usage() -> str:
-    return USAGE.format(sources=" | ".join(verbs("build")), verbs=" | ".join(verbs("annotate")))
-
-
-def _help(usage: str, summary: str | None, classes: Sequence[type]) -> str:
-    lines = [f"usage: {usage}", "", (summary or "").strip().splitlines()[0].replace("`", ""), ""]
-    seen = set()
-    for cls in classes:
-        for field in dataclasses.fields(cls):
-            if field.name in seen:
-                continue
-            seen.add(field.name)
-            made = field.default_factory
-            default = field.default if made is dataclasses.MISSING else made()
-            shown = "required" if field.metadata.get("required") else f"default: {default}"
-            text = f"{field.metadata.get('help', '')} ({shown})"
-            lines.append(textwrap.fill(text, 118, initial_indent=f"  --{field.name:<28} ", subsequent_indent=" " * 33))
-    if any(cls.__name__ in ("SFTSettings", "DPOSettings") for cls in classes):
-        lines += ["", "Every field of transformers.TrainingArguments can be set too, e.g. max_steps, num_train_epochs,",
-                  "gradient_accumulation_steps, lr_scheduler_type, warmup_steps, bf16, save_steps, push_to_hub."]
-    return "\n".join(lines)
+def _form_of(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
+    made, kinds = field.default_factory, alternatives(hint)
+    default = field.default if made is dataclasses.MISSING else made()
+    shown = "required" if field.metadata.get("required") else f"default: {default}"
+    form: dict[str, Any] = {"help": f"{field.metadata.get('help', '')} ({shown})".replace("%", "%%")}
+    if list in kinds:
+        return {**form, "nargs": "+", "action": "extend", "metavar": "VALUE"}
+    if bool in kinds and str not in kinds:
+        return {**form, "nargs": "?", "metavar": "true|false"}
+    return {**form, "metavar": "|".join(map(str, get_args(hint))) if get_origin(hint) is Literal else "VALUE"}

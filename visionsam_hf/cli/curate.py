@@ -4,37 +4,37 @@ Writes the data set again with a smaller train split, `manifest.csv` with every 
 fate, and `contact_sheet.png` of picked and refused ones. Edit the manifest and give it back as `manifest`.
 """
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from datasets import IterableDataset
+
+from visionsam_hf.cli.dataset_options import CurateSettings
 from visionsam_hf.cli.run import stage_run
+from visionsam_hf.data.curation import (
+    MANIFEST,
+    Scored,
+    choose_for_sheet,
+    draw_sheet,
+    measure,
+    pick,
+    read_kept,
+    write_manifest,
+)
+from visionsam_hf.data.data_card import data_card, markdown_table, split_front
+from visionsam_hf.data.dataset_directory import load_split, rows_of, split_names, write_splits
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.settings import setting
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
-
-    from visionsam_hf.data.curation import Scored
+from visionsam_hf.data.masks import decode_mask
+from visionsam_hf.data.overlays import TRUTH, Overlay, thumbnail
 
 SHEET = "contact_sheet.png"
 _METHOD = """Clarity is the contrast of a defect with the ring round it, clutter the share of edges elsewhere; the
 score is the mean of an image's ranks by both among its category. Categories, sizes and shapes of defects took turns.
 `manifest.csv` holds every image's scores and the reason for its fate. Other splits are unchanged."""
-
-
-@dataclass
-class CurateSettings:
-    """What to pick from which data set."""
-
-    dataset: str = setting("", "segmentation data set to pick from", required=True, input=True)
-    output_dir: str = setting("", "directory of the curated data set", required=True)
-    count: int = setting(500, "images to keep in the train split")
-    manifest: str = setting("", "an edited manifest.csv: keep what it says, instead of scoring", input=True)
-    seed: int = setting(0, "of the choice of refused images on the contact sheet")
 
 
 def run(settings: CurateSettings) -> None:
@@ -43,12 +43,7 @@ def run(settings: CurateSettings) -> None:
     Raises:
         UserError: no such data set or train split, no defective image in it, a manifest that names other images.
     """
-    if settings.count < 1:
-        raise UserError(f"count: {settings.count} images are none; use 1 or more")
     with stage_run("curate", settings) as stage:
-        from visionsam_hf.data.curation import MANIFEST, pick, read_kept, write_manifest
-        from visionsam_hf.data.dataset_directory import load_split, rows_of, split_names, write_splits
-
         name = settings.dataset
         splits = split_names(name)
         loaded = {split: load_split(name, split, kind="segmentation", streaming=True) for split in splits}
@@ -71,11 +66,6 @@ def run(settings: CurateSettings) -> None:
 
 
 def _measured(train: IterableDataset) -> Iterator[Scored]:
-    import numpy as np
-
-    from visionsam_hf.data.curation import measure
-    from visionsam_hf.data.masks import decode_mask
-
     names = train.features["category"].names
     for row in train:
         mask = decode_mask(row["mask"])
@@ -85,8 +75,6 @@ def _measured(train: IterableDataset) -> Iterator[Scored]:
 
 def _as_edited(images: list[Scored], kept: list[str], path: str) -> list[Scored]:
     """The manifest's choice, with the scores at hand. Held-out images are in no train split, so not in `images`."""
-    from dataclasses import replace
-
     known = {image.image_id for image in images}
     for image_id in kept:
         if image_id not in known:
@@ -101,10 +89,6 @@ def _as_edited(images: list[Scored], kept: list[str], path: str) -> list[Scored]
 
 
 def _card(settings: CurateSettings, images: list[Scored]) -> str:
-    from collections import Counter
-
-    from visionsam_hf.data.data_card import data_card, markdown_table, split_front
-
     license, source = "unknown", Path(settings.dataset)
     if (source / "README.md").is_file():
         front, _ = split_front((source / "README.md").read_text(encoding="utf-8"))
@@ -123,10 +107,6 @@ def _card(settings: CurateSettings, images: list[Scored]) -> str:
 
 
 def _draw_sheet(train: IterableDataset, images: list[Scored], seed: int) -> Any:
-    from visionsam_hf.data.curation import choose_for_sheet, draw_sheet
-    from visionsam_hf.data.masks import decode_mask
-    from visionsam_hf.data.overlays import TRUTH, Overlay, thumbnail
-
     shown = choose_for_sheet(images, seed=seed)
     wanted = {image.image_id for image in shown}
     pictures = {

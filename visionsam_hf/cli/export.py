@@ -1,36 +1,20 @@
-"""`visionsam export MODEL`: ONNX files of the encoder and the decoder, checked against the model."""
+"""`visionsam export` and `visionsam merge`: a model as ONNX files, and an adapter as a plain model."""
 
-from dataclasses import dataclass
+import json
 
+from visionsam_hf.cli.options import ExportSettings, MergeSettings
+from visionsam_hf.cli.run import stage_run
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.settings import setting
+from visionsam_hf.models.loading import load_model, load_processor, save_model
+from visionsam_hf.models.lora import find_adapter
+from visionsam_hf.models.onnx_export import compare, export_onnx
 
 # Below, the files are not the model's.
 MIN_IOU = 0.99
 
 
-@dataclass
-class ExportSettings:
-    """What is exported, and where to."""
-
-    model: str = setting(
-        "", "model or LoRA adapter: a directory, a Hub id, or visionsam-tiny", required=True, input=True
-    )
-    output_dir: str = setting("", "directory for encoder.onnx, decoder.onnx and preprocessing.json", required=True)
-
-
 def run(settings: ExportSettings) -> None:
     """Write the two files and how images are prepared for them; fails if their masks differ from the model's."""
-    import importlib.util
-    import json
-
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"export: needs {', '.join(missing)}; pip install 'visionsam_hf[onnx]'")
-    from visionsam_hf.cli.run import stage_run
-    from visionsam_hf.models.loading import load_model, load_processor
-    from visionsam_hf.models.onnx_export import compare, export_onnx
-
     with stage_run("export", settings) as run:
         model, processor = load_model(settings.model), load_processor(settings.model)
         export_onnx(model, run.directory)
@@ -50,3 +34,13 @@ def run(settings: ExportSettings) -> None:
     print(
         f"{settings.output_dir}: IoU with PyTorch's masks: {shown}; logits differ by at most {agreement.logit_difference:.1e}"
     )
+
+
+def run_merge(settings: MergeSettings) -> None:
+    """Write a directory that `SamModel.from_pretrained` loads without peft."""
+    adapter = find_adapter(settings.adapter)
+    if adapter is None:
+        raise UserError(f"{settings.adapter}: is no adapter (it has no adapter_config.json); there is nothing to merge")
+    with stage_run("merge", settings) as run:
+        save_model(load_model(settings.adapter), load_processor(settings.adapter), run.directory)
+        run.results["base_model"] = adapter.base_model_name_or_path

@@ -17,10 +17,12 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from visionsam_hf.cli import command_line as cli
+from visionsam_hf.cli.command_line import COMMANDS, execute, settings_class
+from visionsam_hf.cli.options import PipelineSettings
 from visionsam_hf.cli.run import is_done, is_main_process, remove_leftovers
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import RECORD
@@ -84,21 +86,23 @@ def _in_round(value: Any, written: set[str], number: int) -> Any:
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
 
 
-def main(command: str, arguments: Sequence[str]) -> int:
-    """`visionsam pipeline` and `visionsam quickstart`; returns the exit code."""
-    if any(word in ("-h", "--help") for word in arguments):
-        print(f"usage: visionsam {command}{' RECIPE_DIR' if command == 'pipeline' else ''} "
-              "[--only STAGE ...] [--set stage.key=value ...]\n\n" + (__doc__ or "").strip())
-        return 0
-    words, only, changes = _parse(arguments)
-    if command == "quickstart":
-        if not QUICKSTART.is_dir():
-            raise UserError(f"{QUICKSTART}: not there; run quickstart from a clone of the repository")
-        words = [str(QUICKSTART)]
-    if len(words) != 1:
-        raise UserError("pipeline: give one RECIPE_DIR, e.g. recipes/quickstart")
-    run_pipeline(words[0], only=only, changes=changes)
-    return 0
+def run(settings: PipelineSettings) -> None:
+    """`visionsam pipeline RECIPE_DIR`."""
+    changes: dict[str, dict[str, str]] = {}
+    for pair in settings.set:
+        place, equals, value = pair.partition("=")
+        stage, dot, key = place.partition(".")
+        if not (equals and dot and key):
+            raise UserError(f"--set: '{pair}' is not stage.key=value")
+        changes.setdefault(stage, {})[key] = value
+    run_pipeline(settings.recipe, only=settings.only, changes=changes)
+
+
+def run_quickstart(settings: PipelineSettings) -> None:
+    """`visionsam quickstart`."""
+    if not QUICKSTART.is_dir():
+        raise UserError(f"{QUICKSTART}: not there; run quickstart from a clone of the repository")
+    run(replace(settings, recipe=str(QUICKSTART)))
 
 
 def run_pipeline(
@@ -137,7 +141,7 @@ def run_pipeline(
             continue
         _say(f"{title}: {stage['run']} -> {values.output_dir}")
         started = time.perf_counter()
-        cli.execute(stage["run"], values)
+        execute(stage["run"], values)
         _say(f"{title}: {time.perf_counter() - started:.1f} s")
     _say_cost(chosen, settings)
     last = Path(settings[-1].output_dir) / "report.html"
@@ -223,42 +227,15 @@ def _say_cost(stages: Sequence[dict[str, Any]], settings: Sequence[Any]) -> None
 def stage_settings(recipe: Path, stage: dict[str, Any], changes: dict[str, str]) -> Any:
     """The settings dataclass of one stage: its YAML, the recipe's `set`, then the command line's changes."""
     command = stage["run"]
-    word, _, verb = command.partition(" ")
-    if (word in ("build", "annotate") and verb not in cli.verbs(word)) or (not verb and word not in cli.STAGES):
+    if command not in COMMANDS or not hasattr(COMMANDS[command].settings, "output_dir"):
         raise UserError(f"{recipe / 'pipeline.yaml'}: stage '{stage['name']}' runs '{command}', which is no command")
     path, values = _yaml_values(recipe, stage)
-    return build_settings(cli.settings_class(command), values, changes, source=path)
+    return build_settings(settings_class(command), values, changes, source=path)
 
 
 def _yaml_values(recipe: Path, stage: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     path = recipe / stage.get("config", f"{stage['run'].split()[0]}.yaml")
     return path, {**read_yaml(path), **(stage.get("set") or {})}
-
-
-def _parse(arguments: Sequence[str]) -> tuple[list[str], list[str], dict[str, dict[str, str]]]:
-    words: list[str] = []
-    only: list[str] = []
-    changes: dict[str, dict[str, str]] = {}
-    taking: list[str] | None = None
-    pairs: list[str] = []
-    for word in arguments:
-        if word == "--only":
-            taking = only
-        elif word == "--set":
-            taking = pairs
-        elif word.startswith("--"):
-            raise UserError(f"pipeline: unknown option '{word}'; use --only STAGE ... or --set stage.key=value ...")
-        elif taking is None:
-            words.append(word)
-        else:
-            taking.append(word)
-    for pair in pairs:
-        place, equals, value = pair.partition("=")
-        stage, dot, key = place.partition(".")
-        if not (equals and dot and key):
-            raise UserError(f"--set: '{pair}' is not stage.key=value")
-        changes.setdefault(stage, {})[key] = value
-    return words, only, changes
 
 
 def _say(line: str) -> None:

@@ -1,38 +1,15 @@
 """`visionsam report`: `report.html`, `report.json` and figures from result files alone, in seconds, without a model."""
 
-from dataclasses import dataclass
+import json
 
+from visionsam_hf.cli.options import ReportSettings
 from visionsam_hf.cli.run import stage_run
-from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.settings import setting
-
-
-@dataclass
-class ReportSettings:
-    systems: dict[str, list[str]] = setting(
-        {}, "name -> directories of evaluate, one a split (several of one split: seeds)", required=True, input=True
-    )
-    output_dir: str = setting("", "where report.html and report.json go; may hold the other stages", required=True)
-    title: str = setting("Defect segmentation report", "the page's heading")
-    training: dict[str, str] = setting({}, "label -> directory of sft or dpo, for the loss curves", input=True)
-    candidates: str = setting("", "candidate set directory", input=True)
-    preferences: str = setting("", "preference data set directory", input=True)
-    dataset: str = setting("", "segmentation data set directory, for its summary and the photographs", input=True)
-    seed: int = setting(0, "of the bootstrap and of the examples drawn by lot")
-
-    def __post_init__(self) -> None:
-        for name, directories in self.systems.items():
-            if not directories:
-                raise UserError(f"systems: '{name}' has no directory; name at least one output of evaluate")
+from visionsam_hf.evaluation.report.page import Sources, make_report
 
 
 def run(settings: ReportSettings) -> None:
     """Make the report; parts that were not given are left out, and the page says so."""
     with stage_run("report", settings, into_existing=True) as stage:
-        import json
-
-        from visionsam_hf.evaluation.report.page import Sources, make_report
-
         sources = Sources(
             settings.systems, settings.training, settings.candidates, settings.preferences, settings.dataset
         )

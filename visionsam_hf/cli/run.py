@@ -1,4 +1,7 @@
-"""One run at a time into one directory, whatever kills the run that holds it."""
+"""The contract of a run: checked inputs, a directory beside the final one until all is done, `stage.json`, one run at a time.
+
+A run that fails or is killed leaves the result before it as it was, and never stands in the way of its repetition.
+"""
 
 import contextlib
 import dataclasses
@@ -14,9 +17,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from visionsam_hf.data.errors import UserError, writing_error
-from visionsam_hf.data.records import RECORD, _content_hash, fingerprint, read_record
-from visionsam_hf.data.settings import as_plain, input_paths
+from visionsam_hf.data.records import (
+    RECORD,
+    as_plain,
+    content_hash,
+    fingerprint,
+    inputs_of,
+    read_record,
+    resolve_model,
+    same_fingerprint,
+)
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 _STARTED_AS = "started_as.json"  # in an unfinished directory only
 _VERSIONED = (
@@ -52,13 +70,13 @@ def is_done(stage: str, settings: Any) -> bool:
         return False
     try:
         record = read_record(directory)
-        inputs = {name: fingerprint(name) for name in input_paths(settings)}
+        inputs = _fingerprints(settings)
     except UserError:
         return False
     return (
         record.get("stage") == stage
         and _compared(record["settings"]) == _compared(as_plain(settings))
-        and record["inputs"] == inputs
+        and _same_inputs(record["inputs"], inputs)
         and record.get("versions", {}).get("visionsam_hf") == _versions()["visionsam_hf"]
     )
 
@@ -73,11 +91,53 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _wait_for_everyone() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
+def join_launched(*, wait: bool) -> None:
+    """Meet the processes that `accelerate launch` started with this one, and wait until all are here; else nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    # Here, so that a process alone is spared torch where its command does not need it.
+    import torch
+    from accelerate import PartialState
 
+    if not torch.cuda.is_available():
+        # Else accelerate takes each process for the only one. The state is shared by whoever asks for it later.
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        PartialState(cpu=True)
+    if wait:
         PartialState().wait_for_everyone()
+
+
+def refuse_to_replace(stage: str, settings: Any) -> None:
+    """Raise `UserError` where a stage's output directory holds what another stage or other settings made."""
+    directory = Path(getattr(settings, "output_dir", None) or "")
+    if not (directory / RECORD).is_file():
+        return
+    record = read_record(directory)
+    before, now = _compared(record["settings"]), _compared(as_plain(settings))
+    differing = [key for key in now if key in before and before[key] != now[key]]
+    if record.get("stage") != stage:
+        made = f"holds the result of '{record.get('stage')}'"
+    elif differing:
+        key, more = differing[0], f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        made = f"was made with {key} {before[key]}, not {now[key]}{more}"
+    else:
+        return
+    raise UserError(f"{directory}: {made}; choose another output_dir, or add --replace to write over it")
+
+
+def check_inputs(settings: Any) -> None:
+    """Raise `UserError` for an input that is not there, and learn whether the Hub answers, before anything waits for it."""
+    for name, kind in inputs_of(settings).items():
+        if not Path(resolve_model(name)).exists():
+            fingerprint(name, kind)
+
+
+def _fingerprints(settings: Any) -> dict[str, str]:
+    return {name: fingerprint(name, kind) for name, kind in inputs_of(settings).items()}
+
+
+def _same_inputs(recorded: dict[str, str], found: dict[str, str]) -> bool:
+    return list(recorded) == list(found) and all(same_fingerprint(recorded[name], found[name]) for name in found)
 
 
 @contextlib.contextmanager
@@ -97,7 +157,7 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
     if not settings.output_dir:
         raise UserError(f"{stage}: missing key 'output_dir'; add it to the YAML, or pass --output_dir DIR")
     final = Path(settings.output_dir)
-    inputs = {name: fingerprint(name) for name in input_paths(settings)}
+    inputs = _fingerprints(settings)
     if final.exists() and not final.is_dir():
         raise UserError(f"{final}: is a file; choose another output_dir")
     if not into_existing and final.is_dir() and any(final.iterdir()) and not (final / RECORD).is_file():
@@ -107,11 +167,11 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
     with only_run(_lock(work), final) if is_main_process() else contextlib.nullcontext():
         if is_main_process():
             _make_ready(work, {"settings": _compared(as_plain(settings)), "inputs": inputs}, resumable)
-        _wait_for_everyone()
+        join_launched(wait=True)
         run = StageRun(work, {})
         try:
             yield run
-            _wait_for_everyone()
+            join_launched(wait=True)
             if is_main_process():
                 (work / _STARTED_AS).unlink(missing_ok=True)
                 record = _record(stage, settings, inputs, run, time.perf_counter() - started)
@@ -129,7 +189,7 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
                 _move_files(work, final)
             else:
                 _replace_directory(work, final)
-        _wait_for_everyone()
+        join_launched(wait=True)
 
 
 def _lock(work: Path) -> Path:
@@ -167,7 +227,7 @@ def _record(stage: str, settings: Any, inputs: dict[str, str], run: StageRun, se
         "stage": stage,
         "settings": as_plain(settings),
         "inputs": inputs,
-        "fingerprint": _content_hash(run.directory),
+        "fingerprint": content_hash(run.directory),
         "versions": _versions(),
         "seed": getattr(settings, "seed", None),
         "wall_seconds": round(seconds, 3),
@@ -181,8 +241,9 @@ def _record(stage: str, settings: Any, inputs: dict[str, str], run: StageRun, se
 def _continues(work: Path, started_as: dict[str, Any]) -> bool:
     """Whether an unfinished directory was begun with the same settings and inputs, so that it may be continued."""
     try:
-        return json.loads((work / _STARTED_AS).read_text(encoding="utf-8")) == started_as
-    except (OSError, ValueError):
+        before = json.loads((work / _STARTED_AS).read_text(encoding="utf-8"))
+        return before["settings"] == started_as["settings"] and _same_inputs(before["inputs"], started_as["inputs"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -214,70 +275,39 @@ def _versions() -> dict[str, str]:
 
 
 def _peak_memory_mb() -> int | None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
+    if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2))
-
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two runs into one directory are not kept apart
-    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
 def only_run(lock: Path, output: Path) -> Iterator[None]:
     """Hold `lock`, a file with this process's number, while the body writes `output`.
 
-    The system lets go of it when the process dies, so a killed run never stands in the way of its repetition, and
-    children do not inherit it. The file goes at the end; one that a killed run left is taken over.
+    The system lets go of it when the process dies. The file goes at the end; one that a killed run left is taken over.
 
     Raises:
         UserError: another process holds it (with its number), or the file cannot be written.
     """
-    if fcntl is None:
-        yield
-        return
+    held = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = _held(lock)
-    except OSError as error:
-        raise UserError(f"{lock}: cannot be written ({error.strerror}); choose another output_dir") from None
-    if handle is None:
+        held.acquire(timeout=0)
+    except Timeout:
         raise UserError(
             f"{output}: another run{_holder(lock)} is writing it; wait for it or end it, or choose another output_dir"
-        )
+        ) from None
+    except OSError as error:
+        raise UserError(f"{lock}: cannot be written ({error.strerror}); choose another output_dir") from None
     try:
-        os.truncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # on Windows a held file cannot be written
+            lock.write_text(f"{os.getpid()}\n")
         yield
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # nor removed
             lock.unlink()
-        os.close(handle)
-
-
-def _held(lock: Path) -> int | None:
-    """A handle of the locked file, or None when another process holds it."""
-    while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have removed the file between our opening and our locking it.
-            if os.fstat(handle).st_ino == os.stat(lock).st_ino:
-                return handle
-        except (BlockingIOError, PermissionError):
-            os.close(handle)
-            return None
-        except FileNotFoundError:
-            pass
-        except OSError:
-            os.close(handle)
-            raise
-        os.close(handle)
+        held.release()
 
 
 def _holder(lock: Path) -> str:

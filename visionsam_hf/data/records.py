@@ -1,15 +1,31 @@
 """What a name stands for (a packaged model, a path, a Hub id), and what the directories of stages say of themselves."""
 
+import dataclasses
 import hashlib
 import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
 from visionsam_hf.data.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 RECORD = "stage.json"
 PUBLISHED = "published.json"  # where a directory was pushed to; no part of what it is
 PACKAGED_MODEL = "visionsam-tiny"
+
+HUB_SECONDS = 5.0  # to wait for the Hub before going on without it
+_OUTPUTS = ("outputs", "output", "out")  # no owner on the Hub is meant by a path that begins so
+_SECRET = ("hub_token",)
+_PASSWORD = re.compile(r"(\w+://[^:/@\s]*):[^@/\s]+@")  # of a database, in its URL
 
 
 def resolve_model(name_or_path: str) -> str:
@@ -20,30 +36,75 @@ def resolve_model(name_or_path: str) -> str:
 
 
 def looks_local(name_or_path: str) -> bool:
-    """Whether a name is meant as a path: it exists, or it cannot be a Hub id (`name` or `owner/name`)."""
+    """Whether a name is meant as a path: it exists, it begins like one, or it cannot be a Hub id (`owner/name`)."""
     path = Path(name_or_path)
-    return path.exists() or path.is_absolute() or name_or_path.startswith(".") or len(path.parts) != 2
+    if path.exists() or path.is_absolute() or name_or_path.startswith((".", "~")) or len(path.parts) != 2:
+        return True
+    return path.parts[0] in _OUTPUTS or path.parent.is_dir()
 
 
-def fingerprint(name_or_path: str | Path) -> str:
+def fingerprint(name_or_path: str | Path, kind: str = "dataset") -> str:
     """A hash of what a stage reads: of a stage's output as recorded, of any other directory or file its contents.
 
-    A Hub id stands for itself. Raises `UserError` for a path that is not there.
+    A Hub id stands for itself and its commit, `hub:OWNER/NAME@COMMIT`, where that can be known.
+
+    Args:
+        kind: "model" or "dataset", of a Hub id.
+
+    Raises:
+        UserError: a path that is not there.
     """
-    path = Path(resolve_model(str(name_or_path)))
+    name = str(name_or_path)
+    path = Path(resolve_model(name))
     if not path.exists():
-        if looks_local(str(name_or_path)):
-            raise UserError(
-                f"{name_or_path}: no such file or directory; run the stage that writes it, or mend the path"
-            )
-        return f"hub:{name_or_path}"
+        if looks_local(name):
+            raise UserError(f"{name}: no such file or directory; run the stage that writes it, or mend the path")
+        commit = _hub_commit(name, kind)
+        return f"hub:{name}@{commit}" if commit else f"hub:{name}"
     record = path / RECORD
     if record.is_file():
         return str(read_record(path)["fingerprint"])
-    return _content_hash(path)
+    return content_hash(path)
 
 
-def _content_hash(path: Path) -> str:
+def same_fingerprint(one: str, other: str) -> bool:
+    """Whether two fingerprints agree; a Hub id whose commit is not known on one side agrees with any commit."""
+    is_open = one.startswith("hub:") and ("@" not in one or "@" not in other)
+    return one == other or (is_open and one.partition("@")[0] == other.partition("@")[0])
+
+
+def _hub_commit(repo_id: str, kind: str) -> str | None:
+    """What `main` is now; offline, what it was when it was last loaded; None where neither is known."""
+    ask = huggingface_hub.model_info if kind == "model" else huggingface_hub.dataset_info
+    try:
+        return ask(repo_id, timeout=HUB_SECONDS).sha
+    except OfflineModeIsEnabled:
+        pass
+    except (HfHubHTTPError, HFValidationError):
+        return None  # whoever loads it says why
+    except Exception as error:
+        # The HTTP client's own classes differ from one release of huggingface_hub to the next.
+        if not any(base.__name__ == "TransportError" for base in type(error).__mro__):
+            raise
+        logger.warning("the Hub cannot be reached (%s); going on with what is in its cache", error)
+        _stay_offline()
+    cached = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"{kind}s--{repo_id.replace('/', '--')}"
+    if (cached / "refs" / "main").is_file():
+        return (cached / "refs" / "main").read_text().strip()
+    snapshots = list((cached / "snapshots").glob("*"))
+    return snapshots[0].name if len(snapshots) == 1 else None
+
+
+def _stay_offline() -> None:
+    """As HF_HUB_OFFLINE=1 from the start: every library would else try the Hub again, for minutes a file."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.HF_HUB_OFFLINE = True
+
+
+def content_hash(path: Path) -> str:
+    """A hash of a file, or of a directory's files by name, but for what stages and pushes record beside them."""
     files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
     digest = hashlib.sha256()
     for file in files:
@@ -67,3 +128,38 @@ def read_record(directory: str | Path) -> dict[str, Any]:
         return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); delete the directory and run its stage again") from None
+
+
+def inputs_of(settings: Any) -> dict[str, str]:
+    """Every directory or Hub id that the command reads, in the order of its fields -> "model" or "dataset"."""
+
+    def names(value: Any) -> Iterator[str]:
+        if isinstance(value, str) and value:
+            yield value
+        elif isinstance(value, (list, tuple, dict)):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from names(item)
+
+    return {
+        name: "model" if field.metadata["input"] == "model" else "dataset"
+        for field in dataclasses.fields(settings)
+        if field.metadata.get("input")
+        for name in names(getattr(settings, field.name))
+    }
+
+
+def as_plain(settings: Any) -> dict[str, Any]:
+    """The settings as JSON-ready values, for `stage.json` and for telling whether they changed."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple, set)):
+            return [plain(item) for item in value]
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        return _PASSWORD.sub(r"\1:***@", str(getattr(value, "value", value)))
+
+    # Nothing secret is ever written.
+    shown = (field for field in dataclasses.fields(settings) if field.init and field.name not in _SECRET)
+    return {field.name: plain(getattr(settings, field.name)) for field in shown}

@@ -1,33 +1,52 @@
-"""YAML and command-line overrides to a stage's settings dataclass.
+"""YAML and command-line words to a command's settings dataclass.
 
 A settings dataclass declares its fields with `setting`, so that `--help`, the checks and `stage.json` all read one place.
+Choices and ranges are types: `Literal["quick", "full"]`, `Annotated[int, Field(ge=1)]`.
 """
 
 import dataclasses
 import difflib
 import functools
-import re
+import traceback
+import types
+from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from visionsam_hf.data.errors import UserError
 
 Settings = TypeVar("Settings")
-_SECRET = ("hub_token",)
-_PASSWORD = re.compile(r"(\w+://[^:/@\s]*):[^@/\s]+@")  # of a database, in its URL
+Count = Annotated[int, Field(ge=1)]
+CountOrAll = Annotated[int, Field(ge=0)]  # 0: all
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+# YAML has no idea that a user's `lr: 1e-4` is a number and `tag: 2024` a string; pydantic's lax mode does.
+_LAX = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
+_ADVICE = {
+    "greater_than_equal": "give at least {ge}",
+    "less_than_equal": "give at most {le}",
+    "greater_than": "give more than {gt}",
+    "less_than": "give less than {lt}",
+    "too_short": "give at least {min_length} of them",
+    "too_long": "give at most {max_length} of them",
+    "literal_error": "give {expected}",
+}
 
 
-def setting(default: Any, help: str, *, required: bool = False, input: bool = False) -> Any:
-    """A dataclass field of a stage.
+def setting(default: Any, help: str, *, required: bool = False, input: bool | str = False) -> Any:
+    """A dataclass field of a command.
 
     Args:
         default: the value without a key; lists and dicts are copied.
         help: one line for `--help` and for the message when the key is missing.
         required: an empty value is the user's mistake.
-        input: the value names directories or Hub ids (a string, or strings in lists and dicts) that the stage reads;
-            they are checked before work starts and fingerprinted in `stage.json`.
+        input: the value names directories, or data sets on the Hub ("model": models), that the command reads: a string,
+            or strings in lists and dicts. They are checked before work starts and fingerprinted in `stage.json`.
     """
     metadata = {"help": help, "required": required, "input": input}
     if isinstance(default, (list, dict)):
@@ -67,20 +86,22 @@ def build_settings(
     *,
     source: str | Path = "settings",
 ) -> Settings:
-    """Settings from a YAML's `values`, with command-line `overrides` (raw strings, or values) on top.
+    """Settings from a YAML's `values`, with command-line `overrides` (words as typed, or values) on top.
 
     Raises:
-        UserError: an unknown key (naming the nearest one), a value of the wrong type, a missing required key.
+        UserError: an unknown key (naming the nearest one), a value of the wrong type or out of range, a missing required
+            key, or what `transformers` refuses.
     """
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
+    hints = type_hints(cast(Any, cls))
     checked = {}
     for origin, given in ((str(source), values or {}), ("command line", overrides or {})):
         for key, value in given.items():
             if key not in fields:
-                near = difflib.get_close_matches(key, fields, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else "see --help for the keys"
-                raise UserError(f"{origin}: unknown key '{key}'; {hint}")
-            checked[key] = _coerce(cls, key, value, origin, is_raw=origin == "command line")
+                raise unknown_key(origin, key, fields)
+            if origin == "command line" and isinstance(value, str):
+                value = _as_yaml(value, hints[key])
+            checked[key] = _validated(key, value, hints[key], origin)
     for name, field in fields.items():
         if field.metadata.get("required") and checked.get(name) in (None, "", [], {}):
             raise UserError(
@@ -88,71 +109,64 @@ def build_settings(
             )
     try:
         return cls(**checked)
-    except UserError:
-        raise
     except (ValueError, TypeError) as error:
+        # `TrainingArguments` refuses what the user gave in these words. From our own code they are bugs.
+        frames = traceback.walk_tb(error.__traceback__)
+        if not any(str(frame.f_globals.get("__name__")).startswith("transformers.") for frame, _ in frames):
+            raise
         raise UserError(f"{source}: {error}") from None
 
 
+def unknown_key(origin: str, key: str, known: Iterable[str]) -> UserError:
+    """What to say about a key that no field has."""
+    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+    return UserError(f"{origin}: unknown key '{key}'; {f'did you mean {near[0]!r}?' if near else 'see --help for the keys'}")
+
+
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def type_hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, with their ranges."""
     return get_type_hints(cls, include_extras=True)
 
 
-def _coerce(cls: type, key: str, value: Any, origin: str, *, is_raw: bool) -> Any:
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    hint = _hints(cls)[key]
-    attempts = [value]
-    if is_raw and isinstance(value, str):
-        # `--revision 1.0` stays a string where a string is wanted; `--betas [0.9, 0.99]` becomes a list.
-        try:
-            attempts = [value, yaml.safe_load(value)] if hint in (str, str | None) else [yaml.safe_load(value), value]
-        except yaml.YAMLError:
-            pass
-    # YAML has no idea that a user's `lr: 1e-4` is a number and `tag: 2024` a string; pydantic's lax mode does.
-    config = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
-    problem = ""
-    for attempt in attempts:
-        try:
-            return TypeAdapter(hint, config=config).validate_python(attempt)
-        except ValidationError as error:
-            problem = problem or error.errors()[0]["msg"]
-    raise UserError(f"{origin}: key '{key}' has the value {value!r}: {problem}")
+def alternatives(hint: Any) -> list[Any]:
+    """The plain types of a hint: [int, NoneType] of `Annotated[int, ...] | None`, [list] of `list[str]`."""
+    if get_origin(hint) is Annotated:
+        return alternatives(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return [plain for member in get_args(hint) for plain in alternatives(member)]
+    return [get_origin(hint) or hint]
 
 
-def input_paths(settings: Any) -> list[str]:
-    """Every directory or Hub id that the stage reads, in the order of its fields."""
-    found: list[str] = []
-
-    def collect(value: Any) -> None:
-        if isinstance(value, str) and value:
-            found.append(value)
-        elif isinstance(value, dict):
-            for item in value.values():
-                collect(item)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                collect(item)
-
-    for field in dataclasses.fields(settings):
-        if field.metadata.get("input"):
-            collect(getattr(settings, field.name))
-    return found
+def _takes_text(hint: Any) -> bool:
+    return any(
+        kind in (str, Literal) or (isinstance(kind, type) and issubclass(kind, Enum)) for kind in alternatives(hint)
+    )
 
 
-def as_plain(settings: Any) -> dict[str, Any]:
-    """The settings as JSON-ready values, for `stage.json` and for telling whether they changed."""
+def _as_yaml(text: str, hint: Any) -> Any:
+    """`--betas [0.9, 0.99]` is a list, `--embeddings null` nothing; `--revision 1.0` stays the string that is wanted."""
+    is_list = list in alternatives(hint)
+    if hint is str or (is_list and text[:1] != "[" and text != "null"):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return text if _takes_text(hint) and value is not None and not isinstance(value, (list, dict)) else value
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple, set)):
-            return [plain(item) for item in value]
-        if value is None or isinstance(value, (bool, int, float)):
-            return value
-        return _PASSWORD.sub(r"\1:***@", str(getattr(value, "value", value)))
 
-    # Nothing secret is ever written.
-    shown = (field for field in dataclasses.fields(settings) if field.init and field.name not in _SECRET)
-    return {field.name: plain(getattr(settings, field.name)) for field in shown}
+def _validated(key: str, value: Any, hint: Any, origin: str) -> Any:
+    if list in alternatives(hint) and not _takes_text(hint) and isinstance(value, (str, int, float)):
+        value = [value]
+    try:
+        return TypeAdapter(hint, config=_LAX).validate_python(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+    shown = repr(found["input"])[:200]
+    if isinstance(value, dict):
+        key = ".".join([key, *map(str, found["loc"])])
+    if found["type"] not in _ADVICE:
+        raise UserError(f"{origin}: key '{key}' has the value {shown}: {found['msg']}")
+    verb = "holds" if isinstance(value, list) and found["loc"] else "is"
+    raise UserError(f"{origin}: key '{key}' {verb} {shown}; {_ADVICE[found['type']].format(**found['ctx'])}")

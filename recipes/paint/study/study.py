@@ -67,11 +67,13 @@ def main(arguments: list[str]) -> int:
     if not sys.stderr.isatty():  # a log file gets a line of progress now and then
         os.environ.setdefault("TQDM_MININTERVAL", "30")
     try:
-        words, options = cli.split_arguments(arguments)
-        if "help" in options or len(words) != 1:
+        wants_help = "--help" in arguments or "-h" in arguments
+        words, options = ([], {}) if wants_help else cli.read_words(StudySettings, arguments, "study")
+        if len(words) != 1:
             print(__doc__)
             print("\n".join(f"  --{f.name:<20} {f.metadata['help']}" for f in dataclasses.fields(StudySettings)))
-            return 0 if "help" in options else 2
+            return 0 if wants_help else 2
+        options.pop("replace", None)  # every result is a file of its own
         run_study(build_settings(StudySettings, read_yaml(words[0]), options, source=words[0]))
     except UserError as error:
         print(f"study: {error}", file=sys.stderr)

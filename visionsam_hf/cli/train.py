@@ -1,4 +1,4 @@
-"""What the two training stages share: run a trainer in the stage's directory, resume it, and write the model."""
+"""`visionsam sft` and `visionsam dpo`: run a trainer in the stage's directory, resume it, and write the model."""
 
 import dataclasses
 import shutil
@@ -10,26 +10,58 @@ from typing import Any
 import datasets
 import numpy as np
 
-from visionsam_hf.cli.dpo import DPOInputs
+from visionsam_hf.cli.options import DPOInputs, SFTInputs
+from visionsam_hf.cli.push import publish
 from visionsam_hf.cli.run import is_main_process, stage_run
-from visionsam_hf.cli.sft import SFTInputs
+from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.settings import as_plain
+from visionsam_hf.data.records import as_plain
 from visionsam_hf.hub.model_card import write_model_card
+from visionsam_hf.hub.provenance import parts_of_record, settle
+from visionsam_hf.hub.upload import check_repo_id, require_token
 from visionsam_hf.models.loading import save_model
-from visionsam_hf.training.dpo_trainer import SamDPOConfig
+from visionsam_hf.training.dpo_trainer import SamDPOConfig, SamDPOTrainer
 from visionsam_hf.training.sam_trainer import SamTrainer
-from visionsam_hf.training.sft_trainer import SamSFTConfig
+from visionsam_hf.training.sft_trainer import SamSFTConfig, SamSFTTrainer
 
 
 @dataclass
-class SFTStageSettings(SFTInputs, SamSFTConfig):
-    """The stage's inputs, the objective, and every field of `transformers.TrainingArguments`."""
+class SFTStage(SFTInputs, SamSFTConfig):
+    """Settings of `visionsam sft`: its inputs, the objective, and every field of `transformers.TrainingArguments`."""
 
 
 @dataclass
-class DPOStageSettings(DPOInputs, SamDPOConfig):
-    """The stage's inputs, the objective, and every field of `transformers.TrainingArguments`."""
+class DPOStage(DPOInputs, SamDPOConfig):
+    """Settings of `visionsam dpo`: its inputs, the objective, and every field of `transformers.TrainingArguments`."""
+
+
+def run_sft(settings: SFTStage) -> None:
+    """Fine-tune on masks and write a model directory that `SamModel.from_pretrained` loads."""
+    train, held = _load("segmentation", settings)
+
+    def make_trainer(directory: Path) -> SamTrainer:
+        arguments = _arguments(SamSFTConfig, settings, directory)
+        return SamSFTTrainer(
+            settings.model_name_or_path, arguments, choose_images(train, settings), eval_dataset=held
+        )
+
+    train_stage("sft", settings, make_trainer)
+
+
+def run_dpo(settings: DPOStage) -> None:
+    """Tune on ranked masks and write a model directory that `SamModel.from_pretrained` loads."""
+    train, held = _load("preference", settings)
+
+    def make_trainer(directory: Path) -> SamTrainer:
+        arguments = _arguments(SamDPOConfig, settings, directory)
+        return SamDPOTrainer(settings.model_name_or_path, arguments, train, eval_dataset=held)
+
+    train_stage("dpo", settings, make_trainer)
+
+
+def _load(kind: str, settings: Any) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    train = load_split(settings.dataset, settings.train_split, kind=kind)
+    return train, load_split(settings.dataset, settings.eval_split, kind=kind) if settings.eval_split else None
 
 
 def choose_images(rows: datasets.Dataset, settings: Any) -> datasets.Dataset:
@@ -40,7 +72,7 @@ def choose_images(rows: datasets.Dataset, settings: Any) -> datasets.Dataset:
     return rows.select(sorted(order[: settings.max_train_images].tolist()))
 
 
-def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrainer]) -> None:
+def train_stage(stage: str, settings: Any, make_trainer: Callable[[Path], SamTrainer]) -> None:
     """Train with the stage's own settings as arguments; a killed run continues from its last checkpoint.
 
     The model gets a card, and with `push_to_hub` goes to the Hub as `visionsam push` would send it.
@@ -51,9 +83,7 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrai
     if settings.push_to_hub:
         _check_push(stage, settings)
     with stage_run(stage, settings, resumable=True) as run:
-        # The stage pushes, with a card of its own and after the checks; and checkpoints must not hold a token.
-        arguments = dataclasses.replace(settings, output_dir=str(run.directory), push_to_hub=False, hub_token=None)
-        trainer = make_trainer(arguments)
+        trainer = make_trainer(run.directory)
         trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
         result = trainer.train(resume_from_checkpoint=True)
         evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
@@ -83,9 +113,6 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Any], SamTrai
 
 
 def _check_push(stage: str, settings: Any) -> None:
-    from visionsam_hf.hub.provenance import parts_of_record, settle
-    from visionsam_hf.hub.upload import check_repo_id, require_token
-
     if not settings.hub_model_id:
         raise UserError("push_to_hub: needs hub_model_id; add 'hub_model_id: OWNER/NAME', or set push_to_hub to false")
     check_repo_id(settings.hub_model_id)
@@ -95,8 +122,6 @@ def _check_push(stage: str, settings: Any) -> None:
 
 
 def _push(settings: Any) -> None:
-    from visionsam_hf.cli.push import publish
-
     try:
         publish(
             settings.output_dir,
@@ -109,6 +134,14 @@ def _push(settings: Any) -> None:
         directory = settings.output_dir
         again = f"the model is in {directory}; 'visionsam push {directory} {settings.hub_model_id}' sends it"
         raise UserError(f"{error} ({again})") from None
+
+
+def _arguments(cls: type, settings: Any, directory: Path) -> Any:
+    """The trainer's own arguments among the stage's settings, of a class that checkpoints can pickle by its name."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(cls) if field.init}
+    # The stage pushes, with a card of its own and after the checks; and checkpoints must not hold a token.
+    kept_back = {"push_to_hub": False, "hub_token": None}
+    return cls(**{**values, **kept_back, "output_dir": str(directory)})
 
 
 def _clean(directory: Path) -> None:

@@ -1,0 +1,384 @@
+"""What the commands can be told: settings with their choices and ranges, free of what the work imports.
+
+Those that make or look at segmentation data sets: dataset_options.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.settings import Count, CountOrAll, NotNegative, Share, setting
+from visionsam_hf.embeddings.cache_settings import CacheSettings
+from visionsam_hf.inference import BASELINE_PREFIX
+from visionsam_hf.training.hyperparameters import DPOSettings, SFTSettings
+
+
+@dataclass
+class PipelineSettings:
+    """A recipe's stages in order, skipping what is done."""
+
+    recipe: str = setting("", "RECIPE_DIR: folder with pipeline.yaml, e.g. recipes/quickstart", required=True)
+    only: list[str] = setting([], "stages to run; one in rounds with its round's number, or without for all rounds")
+    set: list[str] = setting([], "stage.key=value ...: changes of the recipe's settings")
+
+
+@dataclass
+class QuickstartSettings(PipelineSettings):
+    """The whole of recipes/quickstart into outputs/quickstart."""
+
+    recipe: str = setting("quickstart", "the recipe; there is no other here")
+
+
+@dataclass
+class EmbedSettings(CacheSettings):
+    """Encode the images of a data set once; --info DIR and --prune DIR look after a cache."""
+
+    model_name_or_path: str = setting("", "model whose encoder is used; needed to encode", input="model")
+    dataset: str = setting("", "data set with images: a directory or a Hub id; needed to encode", input=True)
+    splits: list[str] = setting(["train"], "splits to encode")
+    variants: Count = setting(1, "looks of every image to encode, as in sft: flips, turns and changed light")
+    batch_size: Count | None = setting(None, "the same as embedding_batch_size")
+    output_dir: str = setting("", "directory of this stage's record; needed to encode")
+    seed: int = setting(0, "unused by encoding; recorded")
+    info: str = setting("", "a cache's directory: say what it holds, and encode nothing")
+    prune: str = setting("", "a cache's directory: remove what can no longer be read, and encode nothing")
+
+    def __post_init__(self) -> None:
+        for key in ("model_name_or_path", "dataset", "embeddings", "output_dir"):
+            if not (self.info or self.prune or getattr(self, key)):
+                raise UserError(f"embed: missing key '{key}'; add it, or pass --{key} on the command line")
+        self.embedding_batch_size = self.batch_size or self.embedding_batch_size
+
+
+@dataclass
+class SFTInputs:
+    """What the stage reads, and where it writes."""
+
+    model_name_or_path: str = setting(
+        "",
+        "model to tune: a directory, a Hub id, or visionsam-tiny; a directory without weights starts at random",
+        required=True,
+        input="model",
+    )
+    dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
+    train_split: str = setting("train", "split to learn from")
+    eval_split: str | None = setting(None, "split to measure the loss on at the end, and every eval_steps if set")
+    max_train_images: int | None = setting(None, "use only so many images, drawn with the seed (default: all)")
+    output_dir: str | None = setting(None, "directory of the tuned model")
+
+
+@dataclass
+class SFTOptions(SFTSettings, SFTInputs):
+    """Supervised fine-tuning of SAM on masks.
+
+    Every field of transformers.TrainingArguments can be set too, e.g. max_steps, num_train_epochs,
+    gradient_accumulation_steps, lr_scheduler_type, warmup_steps, bf16, save_steps, push_to_hub.
+    """
+
+
+@dataclass
+class DPOInputs:
+    """What the stage reads, and where it writes."""
+
+    model_name_or_path: str = setting(
+        "", "model to tune and to compare with: a directory, a Hub id, or visionsam-tiny", required=True, input="model"
+    )
+    dataset: str = setting("", "preference data set: a directory or a Hub id", required=True, input=True)
+    train_split: str = setting("train", "split to learn from")
+    eval_split: str | None = setting(None, "split to measure the loss on at the end, and every eval_steps if set")
+    output_dir: str | None = setting(None, "directory of the tuned model")
+
+
+@dataclass
+class DPOOptions(DPOSettings, DPOInputs):
+    """Preference optimisation on ranked masks.
+
+    Every field of transformers.TrainingArguments can be set too, e.g. max_steps, num_train_epochs,
+    gradient_accumulation_steps, lr_scheduler_type, warmup_steps, bf16, save_steps, push_to_hub.
+    """
+
+
+@dataclass
+class CandidatesSettings(CacheSettings):
+    """Three masks a prompt from a model, to be ranked."""
+
+    model_name_or_path: str = setting("", "model that proposes", required=True, input="model")
+    dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
+    splits: list[str] = setting(["train"], "splits to propose masks for; never the held-out one")
+    candidate_source: list[str] = setting(
+        ["tokens"], "where masks come from: tokens (the paper), thresholds, box_jitter, dropout, grabcut, otsu, shapes"
+    )
+    max_prompts: int | None = setting(None, "stop after so many prompts a split (default: all)")
+    output_dir: str = setting("", "directory of the candidate set", required=True)
+    seed: int = setting(0, "seed of jitter and dropout")
+
+
+@dataclass
+class OracleSettings:
+    """Simulated annotators rank every candidate set by the truth."""
+
+    candidates: str = setting("", "candidate set: a directory or a Hub id", required=True, input=True)
+    output_dir: str = setting("", "where the preference data set goes", required=True)
+    splits: list[str] = setting([], "splits to annotate; empty means all that the candidate set has")
+    annotators: Count = setting(3, "number of simulated annotators")
+    noise: NotNegative = setting(0.05, "standard deviation of the noise on each criterion (which lies between 0 and 1)")
+    flip_rate: Share = setting(0.0, "chance that an annotator reverses a task's ranking")
+    seed: int = setting(0, "seed of noise and flips")
+    store: str = setting("", "annotation store that takes the rankings too, marked as oracle; empty means none")
+
+
+@dataclass
+class ServeSettings:
+    """The annotation page."""
+
+    candidates: str = setting("", "candidate set: a directory or a Hub id", required=True, input=True)
+    store: str = setting("annotations.sqlite", "the store: a SQLite file, made when missing, or a PostgreSQL URL")
+    host: str = setting("127.0.0.1", "address to bind; any but this machine's own needs annotators with tokens")
+    port: Annotated[int, Field(ge=0, le=65535)] = setting(8712, "port to bind")
+    hostnames: list[str] = setting([], "further names by which browsers reach the server")
+    overlap: Count = setting(3, "how many annotators rank each task")
+    rubric: Literal["quick", "full"] = setting(
+        "quick", "quick: rankings; full: also marks from 1 to 5 in practice and on one task in twenty"
+    )
+    calibration: str = setting(
+        "", "candidate set with truth for practice and hidden gold; empty means none", input=True
+    )
+    gate: Annotated[float, Field(ge=-1, le=1)] = setting(0.5, "mean tau-b with the truth that practice must reach")
+
+
+@dataclass
+class StatsSettings:
+    """Agreement and speed, as a page and as JSON."""
+
+    store: str = setting("", "the annotation store: a SQLite file or a URL", required=True)
+    output_dir: str = setting("", "where agreement.html and agreement.json go", required=True)
+    candidates: str = setting("", "the candidate set, to compare with its truth; empty: as the store remembers it")
+    seed: int = setting(0, "seed of the bootstrap")
+
+
+@dataclass
+class ExportAnnotationsSettings:
+    """The store's rankings as a preference data set."""
+
+    store: str = setting("", "the annotation store: a SQLite file or a URL", required=True)
+    output_dir: str = setting("", "where the preference data set goes", required=True)
+    candidates: str = setting("", "the candidate set; empty: as the store remembers it")
+    kind: Literal["human", "oracle"] = setting("human", "whose rankings decide; the others are listed in each row")
+    min_votes: Count = setting(1, "tasks with fewer rankings are left out")
+    seed: int = setting(0, "seed of the bootstrap in the card")
+
+
+@dataclass
+class UsersSettings:
+    """Annotators and their tokens."""
+
+    action: Literal["add", "list", "revoke"] = setting("list", "what to do", required=True)
+    name: str = setting("", "the annotator's name; it stays in the store, exports use pseudonyms")
+    store: str = setting("annotations.sqlite", "the annotation store: a SQLite file, made when missing, or a URL")
+
+    def __post_init__(self) -> None:
+        if self.action != "list" and not self.name:
+            raise UserError(f"users {self.action}: give a name")
+
+
+@dataclass
+class BackupSettings:
+    """Copy a SQLite store, also while it is in use."""
+
+    store: str = setting("", "the annotation store: a SQLite file or a URL", required=True)
+    file: str = setting("", "the file to write (restore: to read)", required=True)
+
+
+@dataclass
+class DumpSettings(BackupSettings):
+    """Write a store as JSON lines."""
+
+
+@dataclass
+class RestoreSettings(BackupSettings):
+    """Fill a new store from a dump."""
+
+
+@dataclass
+class EvaluateSettings(CacheSettings):
+    """IoU, Dice, boundaries and calibration of one system on one split."""
+
+    model_name_or_path: str = setting(
+        "",
+        "directory or Hub id of a SAM, SAM-HQ, SAM 2, EdgeTAM; visionsam-tiny; "
+        "baseline:fill_box | fill_ellipse | otsu | grabcut",
+        required=True,
+    )
+    dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
+    output_dir: str = setting("", "where metrics.json and per_sample.parquet go", required=True)
+    split: str = setting("heldout", "train | validation | test | heldout")
+    prompt: Literal["box", "point", "point_pm"] = setting(
+        "box", "point: the most interior pixel; point_pm: and a negative beside the defect"
+    )
+    selection: Literal["single", "score", "oracle"] = setting(
+        "single", "the headline's mask: single, score (best-scored of three) or oracle (best of three)"
+    )
+    streaming: bool = setting(False, "read the data set as a stream, without a copy in the cache")
+    batch_size: Count = setting(8, "prompts of one image at once")
+    max_prompts: CountOrAll = setting(0, "stop after so many prompts; 0: all")
+    correct_iou: float = setting(0.7, "failure cases: from this IoU on a mask is correct")
+    aligned_gap: float = setting(0.05, "failure cases: IoU that the best-scored mask may lack to the best one")
+    partial_coverage: float = setting(0.8, "failure cases: over-segmentation covers this share of the defect ...")
+    partial_precision: float = setting(0.5, "... at a precision below this")
+    seed: int = setting(0, "of the bootstrap")
+    # The model as an input of the stage; a baseline is none.
+    model_input: str = field(default="", init=False, metadata={"input": "model"})
+
+    def __post_init__(self) -> None:
+        self.model_input = "" if self.model_name_or_path.startswith(BASELINE_PREFIX) else self.model_name_or_path
+
+
+@dataclass
+class EvidenceSettings(CacheSettings):
+    """Objectives x seeds x folds, with intervals, tables and figures.
+
+    Every run leaves a small file in `runs`; what is there already is not run again.
+    """
+
+    model_name_or_path: str = setting("", "model that everything starts from", required=True, input="model")
+    folds: dict[str, str] = setting(
+        {},
+        "name -> segmentation data set with train and the splits to measure on; one a held-out class",
+        required=True,
+        input=True,
+    )
+    runs: str = setting("", "directory of the runs' results, which studies can share", required=True)
+    embeddings: str = setting("", "directory of the embedding cache", required=True)
+    output_dir: str = setting("", "directory of evidence.json, tables.md and the figures", required=True)
+    name: str = setting("evidence", "what the study is called in tables and figures")
+    splits: list[str] = setting(["heldout", "test"], "splits to measure on; the ranked images are measured besides")
+    max_prompts: int | None = setting(None, "about so many prompts a split, drawn by image (default: all)")
+    seeds: Annotated[list[int], Field(min_length=1)] = setting([0, 1, 2, 3, 4], "seeds of the main experiment")
+    masks: Count = setting(50, "training images with masks, for stage 1; the others are ranked")
+    max_ranked: int | None = setting(150, "prompts ranked in a round")
+    annotators: Count = setting(3, "simulated annotators a prompt")
+    noise: float = setting(0.05, "standard deviation of their noise on each criterion")
+    sft: dict[str, Any] = setting({}, "stage 1: fields of SamSFTConfig")
+    preference: dict[str, Any] = setting({}, "fields of SamDPOConfig that all objectives share")
+    objectives: dict[str, dict[str, Any]] = setting(
+        {}, "name -> start (sft, sam or an objective), sources, rounds, and fields of SamDPOConfig", required=True
+    )
+    recommended: str = setting("", "the objective that is called VisionSAM", required=True)
+    rlhf: str = setting("", "the objective that is called RLHF-SAM; empty for none")
+    compare_with: list[str] = setting([], "objectives that every other is compared with, beside SAM and SFT-SAM")
+    label_budgets: list[Count] = setting([], "numbers of images with masks, for the budget experiment")
+    budget_objectives: list[str] = setting([], "objectives of the budget experiment")
+    budget_seeds: list[int] = setting([0], "seeds of the budget experiment")
+    seconds_per_mask: float = setting(60.0, "assumed time to draw a mask, for the cost of labelling")
+    seconds_per_ranking: float = setting(5.0, "assumed time to rank three masks")
+    flip_rates: list[Annotated[float, Field(ge=0, lt=0.5)]] = setting(
+        [], "shares of rankings turned upside down, for the flip experiment"
+    )
+    flip_objectives: list[str] = setting([], "objectives of the flip experiment")
+    flip_seeds: list[int] = setting([0], "seeds of the flip experiment")
+    flip_annotators: Count = setting(1, "annotators a prompt there: several outvote a flip")
+    confidence: str = setting("", "the objective whose scores are shown before and after; empty for none")
+    processes: Count = setting(1, "processes that share the runs, one thread each; 1 runs in this one")
+    # Never left open: results' names hold it.
+    embedding_dtype: Literal["float16", "bfloat16", "float32"] = setting("float16", "dtype of the cache")
+    resamples: Count = setting(2000, "bootstrap resamples of every interval")
+    seed: int = setting(0, "of the bootstrap")
+
+    def __post_init__(self) -> None:
+        for key in ("recommended", "rlhf", "confidence", "compare_with", "budget_objectives", "flip_objectives"):
+            named = getattr(self, key)
+            for name in [named] if isinstance(named, str) else named:
+                if name and name not in self.objectives:
+                    raise UserError(f"{key}: there is no objective '{name}'; it has {', '.join(self.objectives)}")
+        if "ranked" in self.splits:
+            raise UserError("splits: 'ranked' is measured anyway; leave it out")
+
+    @property
+    def measured(self) -> list[str]:
+        """The splits of every table, the ranked images last."""
+        return [*self.splits, "ranked"]
+
+
+@dataclass
+class ReportSettings:
+    """report.html, report.json and figures from result files alone, in seconds, without a model."""
+
+    systems: dict[str, Annotated[list[str], Field(min_length=1)]] = setting(
+        {}, "name -> directories of evaluate, one a split (several of one split: seeds)", required=True, input=True
+    )
+    output_dir: str = setting("", "where report.html and report.json go; may hold the other stages", required=True)
+    title: str = setting("Defect segmentation report", "the page's heading")
+    training: dict[str, str] = setting({}, "label -> directory of sft or dpo, for the loss curves", input=True)
+    candidates: str = setting("", "candidate set directory", input=True)
+    preferences: str = setting("", "preference data set directory", input=True)
+    dataset: str = setting("", "segmentation data set directory, for its summary and the photographs", input=True)
+    seed: int = setting(0, "of the bootstrap and of the examples drawn by lot")
+
+
+@dataclass
+class PushSettings:
+    """Check a model, adapter or data set, and publish it on the Hub; private unless --public."""
+
+    directory: str = setting("", "DIR: directory of a model, an adapter or a data set", required=True)
+    repo_id: str = setting("", "REPO_ID: OWNER/NAME on the Hub, or NAME for your own", required=True)
+    dry_run: bool = setting(False, "check and show what would be sent; needs no login and no network")
+    private: bool | None = setting(None, "only you and whom you invite see it; so is every new repository")
+    public: bool = setting(False, "everybody sees it")
+    revision: str = setting("", "tag for what is pushed, e.g. v1")
+    license: str = setting("", "licence, where it does not follow from what it was made from, e.g. cc-by-4.0")
+    base_model: str = setting("", "Hub id of the base model, where it was tuned from a directory")
+
+    def __post_init__(self) -> None:
+        if self.public and self.private:
+            raise UserError("push: give --private or --public, not both")
+
+    @property
+    def wants_private(self) -> bool | None:
+        """True, False, or None where the user said nothing."""
+        return False if self.public else self.private
+
+
+@dataclass
+class MergeSettings:
+    """A LoRA adapter and its base model as one plain model."""
+
+    adapter: str = setting("", "LoRA adapter: a directory or a Hub id", required=True, input="model")
+    output_dir: str = setting("", "directory of the merged model", required=True)
+
+
+@dataclass
+class ExportSettings:
+    """ONNX files of the encoder and the decoder, checked against the model."""
+
+    model: str = setting(
+        "", "model or LoRA adapter: a directory, a Hub id, or visionsam-tiny", required=True, input="model"
+    )
+    output_dir: str = setting("", "directory for encoder.onnx, decoder.onnx and preprocessing.json", required=True)
+
+
+@dataclass
+class PredictSettings:
+    """Masks for photographs, from boxes, points, a list of prompts, a COCO file, or no prompt."""
+
+    model: str = setting("", "model: a directory, a Hub id, or visionsam-tiny", required=True, input="model")
+    image: str = setting("", "photograph, or a folder of them", required=True)
+    box: list[float] = setting([], "X1 Y1 X2 Y2 in pixels of the photograph (of every photograph of a folder)")
+    point: list[float] = setting([], "X Y in pixels of the photograph (of every photograph of a folder)")
+    prompts: str = setting(
+        "",
+        'prompts for a folder\'s photographs: .jsonl with lines like {"image": "a.png", "box": [...]}, or COCO .json',
+    )
+    no_box: bool = setting(False, "no prompt: SAM's automatic mask generation finds masks of whatever is there")
+    points_per_side: Count = setting(32, "automatic: a grid of so many points a side")
+    min_score: float = setting(0.88, "automatic: masks with a lower predicted IoU are dropped")
+    min_stability: float = setting(0.95, "automatic: masks whose outline is less stable are dropped")
+    output: str = setting("", "directory for masks, overlays, predictions.jsonl and coco.json", required=True)
+
+    def __post_init__(self) -> None:
+        if sum(bool(given) for given in (self.box, self.point, self.prompts, self.no_box)) != 1:
+            raise UserError("predict: give one prompt: --box X1 Y1 X2 Y2, --point X Y, --prompts FILE, or --no-box")
+        for key, count, words in (("box", 4, "X1 Y1 X2 Y2"), ("point", 2, "X Y")):
+            if len(getattr(self, key)) not in (0, count):
+                raise UserError(f"{key}: has {len(getattr(self, key))} numbers; give {words}")
