@@ -1,4 +1,4 @@
-"""`visionsam evidence CONFIG`: objectives x seeds x folds on one embedding cache, to evidence.json and figures."""
+"""`visionsam evidence CONFIG`: systems x seeds x folds on one embedding cache, to evidence.json and figures."""
 
 import sys
 from dataclasses import dataclass
@@ -8,16 +8,24 @@ from typing import Any
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import setting
 
+_NEEDED = {
+    "objectives": ("folds", "objectives", "recommended"),
+    "demonstrations": ("background_dir", "data_dir", "label_budgets"),
+}
+
 
 @dataclass
 class EvidenceSettings:
-    """A study of objectives. Every run leaves a small file in `runs`; what is there already is not run again."""
+    """A study. Every run leaves a small file in `runs`; what is there already is not run again.
 
+    Its `kind` says what the systems differ in: the objective of stage 2, or the demonstrations that SFT learns from.
+    """
+
+    kind: str = setting("objectives", "what the systems differ in: objectives, or demonstrations (painted, real)")
     model_name_or_path: str = setting("", "model that everything starts from", required=True, input=True)
     folds: dict[str, str] = setting(
         {},
-        "name -> segmentation data set with train and the splits to measure on; one a held-out class",
-        required=True,
+        "objectives: name -> segmentation data set with train and the splits to measure on; one a held-out class",
         input=True,
     )
     runs: str = setting("", "directory of the runs' results, which studies can share", required=True)
@@ -34,12 +42,12 @@ class EvidenceSettings:
     sft: dict[str, Any] = setting({}, "stage 1: fields of SamSFTConfig")
     preference: dict[str, Any] = setting({}, "fields of SamDPOConfig that all objectives share")
     objectives: dict[str, dict[str, Any]] = setting(
-        {}, "name -> start (sft, sam or an objective), sources, rounds, and fields of SamDPOConfig", required=True
+        {}, "name -> start (sft, sam or an objective), sources, rounds, and fields of SamDPOConfig"
     )
-    recommended: str = setting("", "the objective that is called VisionSAM", required=True)
+    recommended: str = setting("", "the objective that is called VisionSAM")
     rlhf: str = setting("", "the objective that is called RLHF-SAM; empty for none")
     compare_with: list[str] = setting([], "objectives that every other is compared with, beside SAM and SFT-SAM")
-    label_budgets: list[int] = setting([], "numbers of images with masks, for the budget experiment")
+    label_budgets: list[int] = setting([], "numbers of images with masks: the budget experiment, or real masks")
     budget_objectives: list[str] = setting([], "objectives of the budget experiment")
     budget_seeds: list[int] = setting([0], "seeds of the budget experiment")
     seconds_per_mask: float = setting(60.0, "assumed time to draw a mask, for the cost of labelling")
@@ -49,12 +57,24 @@ class EvidenceSettings:
     flip_seeds: list[int] = setting([0], "seeds of the flip experiment")
     flip_annotators: int = setting(1, "annotators a prompt there: several outvote a flip")
     confidence: str = setting("", "the objective whose scores are shown before and after; empty for none")
+    background_dir: str = setting("", "demonstrations: folder of good photographs to paint on", input=True)
+    data_dir: str = setting("", "demonstrations: folder of images and masks, by class (docs/data.md)", input=True)
+    classes: list[str] = setting([], "classes to hold out in turn (default: every class of data_dir with masks)")
+    build: dict[str, Any] = setting({}, "demonstrations: settings of `build masks`")
+    paint: dict[str, Any] = setting({}, "demonstrations: settings of `build synthetic`")
+    painted: dict[str, Any] = setting({}, "SFT on painted demonstrations (`sft` is on real masks)")
     processes: int = setting(1, "processes that share the runs, one thread each; 1 runs in this one")
     embedding_dtype: str = setting("float16", "dtype of the cache: float16 or float32")
     resamples: int = setting(2000, "bootstrap resamples of every interval")
     seed: int = setting(0, "of the bootstrap")
 
     def __post_init__(self) -> None:
+        needed = _NEEDED.get(self.kind)
+        if needed is None:
+            raise UserError(f"kind: {self.kind!r} is not a choice; choose {', '.join(_NEEDED)}")
+        for key in needed:
+            if not getattr(self, key):
+                raise UserError(f"a study of {self.kind}: missing key '{key}'; add it, or pass --{key}")
         for key in ("compare_with", "budget_objectives", "flip_objectives"):
             for name in getattr(self, key):
                 self._check_known(key, name)
@@ -83,49 +103,25 @@ class EvidenceSettings:
 
 def run(settings: EvidenceSettings) -> None:
     """Run what is missing, then write evidence.json, tables.md and the figures."""
-    import functools
-    import json
-
     _find_studies()
-    from studies.plan import plan_cells, read_objectives
-    from studies.plots import write_figures
-    from studies.results import Results
-    from studies.study import Study
-    from studies.summary import summarise
-    from studies.tables import all_tables
+    from studies.runner import run_study
 
     from visionsam_hf.cli.run import stage_run
 
     with stage_run("evidence", settings) as stage:
-        objectives = read_objectives(settings.objectives, settings.preference)
-        _check_fields(settings, objectives)
-        cells = plan_cells(
-            folds=list(settings.folds),
-            seeds=settings.seeds,
-            masks=settings.masks,
-            annotators=settings.annotators,
-            objectives=list(objectives),
-            label_budgets=settings.label_budgets,
-            budget_objectives=settings.budget_objectives,
-            budget_seeds=settings.budget_seeds,
-            flip_rates=settings.flip_rates,
-            flip_objectives=settings.flip_objectives,
-            flip_seeds=settings.flip_seeds,
-            flip_annotators=settings.flip_annotators,
-        )
-        study = Study(settings, objectives, cells)
-        missing, total = sum(len(systems) for _, systems in study.missing()), sum(map(len, cells.values()))
-        say = functools.partial(print, flush=True)
-        say(f"{total} systems in {len(cells)} cells, {len(settings.folds)} folds; {missing} results to make")
-        seconds = study.run(say)
-        evidence = summarise(Results(*study.files()), settings)
-        text = json.dumps(evidence, indent=1, allow_nan=False)
-        (stage.directory / "evidence.json").write_text(text + "\n", encoding="utf-8")
-        blocks = all_tables(evidence)
-        (stage.directory / "tables.md").write_text("\n\n".join(blocks.values()) + "\n", encoding="utf-8")
-        write_figures(evidence, stage.directory)
-        best = evidence["objectives"][settings.measured[0]][settings.recommended]
-        stage.results.update(runs=total, seconds=round(seconds, 1), iou=best["iou"], difference=best["difference"])
+        stage.results.update(run_study(settings, stage.directory, _build))
+
+
+def _build(command: str, values: dict[str, Any]) -> None:
+    """A data set of a study of demonstrations, unless it is there already."""
+    from visionsam_hf.cli import command_line
+    from visionsam_hf.cli.run import is_done
+    from visionsam_hf.data.settings import build_settings
+
+    built = build_settings(command_line.settings_class(command), values, source=f"the study's {command}")
+    if not is_done("build", built):
+        print(f"{command} -> {built.output_dir}", flush=True)
+        command_line.execute(command, built)
 
 
 def _find_studies() -> None:
@@ -135,17 +131,3 @@ def _find_studies() -> None:
         raise UserError(f"{recipes / 'studies'}: not there; run evidence from a clone of the repository")
     if str(recipes) not in sys.path:
         sys.path.append(str(recipes))
-
-
-def _check_fields(settings: EvidenceSettings, objectives: dict[str, Any]) -> None:
-    """Unknown or wrong training settings end the study before its first run."""
-    from visionsam_hf.data.settings import build_settings
-    from visionsam_hf.preferences.candidates import SOURCES
-    from visionsam_hf.training.configs import SamDPOConfig, SamSFTConfig
-
-    build_settings(SamSFTConfig, settings.sft, source="sft")
-    for objective in objectives.values():
-        build_settings(SamDPOConfig, dict(objective.settings), source=f"objectives: {objective.name}")
-        for source in objective.sources:
-            if source not in SOURCES:
-                raise UserError(f"objectives: {objective.name} has the source '{source}'; choose {', '.join(SOURCES)}")

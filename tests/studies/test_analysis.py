@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from studies.plan import Cell
-from studies.results import Results, read_result, result_path, write_result
-from studies.scoring import Scores, mask_ious
-from studies.summary import summarise
-from studies.tables import all_tables
+from studies.analysis import summarise
+from studies.design import Cell
+from studies.evidence_figures import write_figures
+from studies.evidence_tables import all_tables
+from studies.run_files import Results, Scores, read_result, result_path, write_result
 
 from visionsam_hf.cli.evidence import EvidenceSettings
 from visionsam_hf.data.errors import UserError
@@ -110,8 +110,6 @@ def test_every_table_is_markdown(study):
 
 
 def test_figures_are_drawn(study, tmp_path):
-    from studies.plots import write_figures
-
     names = {path.name for path in write_figures(summarise(*study), tmp_path / ".")}
     assert names == {"gains.png", "rounds.png", "calibration.png"}
 
@@ -120,10 +118,3 @@ def test_a_damaged_result_is_named(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UserError, match="run.json: is damaged"):
         read_result(tmp_path / "run.json")
-
-
-def test_iou_of_several_masks():
-    truth = np.array([[True, True], [False, False]])
-    masks = np.array([truth, ~truth, [[True, False], [False, False]]])
-    assert mask_ious(masks, truth).tolist() == [1.0, 0.0, 0.5]
-    assert mask_ious(np.zeros((1, 2, 2), bool), np.zeros((2, 2), bool)).tolist() == [1.0]
