@@ -11,7 +11,7 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from studies.plots import DPI, STYLE
+from studies.evidence_figures import DPI, STYLE
 from visionsam_hf.evaluation.report.figures import MUTED, SERIES
 from visionsam_hf.training.losses import preference_loss
 

@@ -1,23 +1,26 @@
 """recipes/paint: painted, real, preferences, and the study of what painting is worth, on photographs made here."""
 
 import json
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from conftest import tiny_config, tiny_processor
 from PIL import Image
+from studies.analysis import class_mean
+from studies.demonstrations import DemonstrationStudy
+from studies.design import PAINTED, REAL, Cell
+from studies.evidence_tables import all_tables
 
+from visionsam_hf.cli import command_line as cli
 from visionsam_hf.cli.pipeline import run_pipeline
-from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.settings import read_yaml
 from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "paint"
-sys.path.insert(0, str(RECIPE / "study"))
-import study  # noqa: E402
-import study_tables  # noqa: E402
 
 
 @pytest.fixture
@@ -55,61 +58,99 @@ def test_painted_then_real_then_preferences(parts):
     assert list(started["inputs"])[0] == "outputs/paint/sft-painted"
 
 
-def test_the_study_holds_out_every_class_and_goes_on_where_it_was(parts, capsys):
+@pytest.fixture
+def study(parts):
+    """The shipped study, on what is here and as short as it goes."""
     short = {"max_steps": 1, "per_device_train_batch_size": 2, "w_dice": 1.0}
-    settings = study.StudySettings(
-        **{"background_dir": "good", "data_dir": "defects", "output_dir": "out", "model_name_or_path": "model"},
-        **{"masks": [2, 4], "processes": 1, "build": {"validation": 0.25, "test": 0.0}},
-        **{"paint": {"images": {"train": 4}}, "painted": short, "real": short},
-    )
-    study.run_study(settings)
-    rows = json.loads(Path("out/study.json").read_text())
-    assert {row["fold"] for row in rows} == {"dark", "light"} and len(rows) == 2 * (4 + 1 + 2 * 2)
-    assert all(name.startswith(f"{row['fold']}/") for row in rows for name in row["image"])
-    assert "| 4 |" in Path("out/tables.md").read_text() and Image.open("out/masks.png").width > 500
-    before = {path: path.stat().st_mtime_ns for path in Path("out/runs").iterdir()}
-    capsys.readouterr()
-    settings.masks = [2]
-    study.run_study(settings)
-    assert {path: path.stat().st_mtime_ns for path in Path("out/runs").iterdir()} == before
-    assert "held-out" not in capsys.readouterr().out.split("Mean IoU")[0]
-    settings.real = {**short, "max_steps": 2}
-    study.run_study(settings)
-    assert len(list(Path("out/runs").iterdir())) == len(before) + 4
+    values = read_yaml(RECIPE / "study" / "study.yaml") | {
+        **{"model_name_or_path": "model", "label_budgets": [2, 4], "processes": 1, "resamples": 100},
+        **{"build": {"validation": 0.25, "test": 0.0}, "paint": {"images": {"train": 4}}},
+        **{"painted": {**short, "trainable": "all"}, "sft": short},
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(values))
+    return ["evidence", "study.yaml", "--background_dir", "good", "--data_dir", "defects"]
 
 
-def test_the_study_refuses_what_it_cannot_do(parts, capsys):
-    assert study.main([str(RECIPE / "study" / "study.yaml"), "--background_dir", "good"]) == 2
-    assert "missing key 'data_dir'" in capsys.readouterr().err
-    assert study.main([str(RECIPE / "study" / "study.yaml"), "--help"]) == 0
-    assert "--masks" in capsys.readouterr().out
-    settings = {"background_dir": "good", "data_dir": "defects", "output_dir": "out"}
-    with pytest.raises(UserError, match="one class cannot be held out"):
-        study.run_study(study.StudySettings(**settings, classes=["dark"], paint={"images": {"train": 2}}))
-    with pytest.raises(UserError, match="masks from 1"):
-        study.run_study(study.StudySettings(**settings, masks=[0]))
+def test_the_study_holds_out_every_class_and_goes_on_where_it_was(study, capsys):
+    assert cli.main(study) == 0
+    assert "10 systems in 6 cells, 2 folds; 14 results to make" in capsys.readouterr().out
+    out = Path("outputs/paint_study")
+    evidence = json.loads((out / "evidence/evidence.json").read_text())
+    for split in ("heldout", "validation"):
+        points = evidence["demonstrations"][split]
+        assert [point["masks"] for point in points] == [0, 2, 4]
+        assert set(points[0]["gain"]["by_fold"]) == {"dark", "light"}
+        assert set(evidence["untrained"][split]) == {"Fill the box", "GrabCut", "Otsu"}
+    for path in (out / "runs/dark").glob("*.json"):
+        keys = json.loads(path.read_text())["rounds"][0]["splits"]["heldout"]["keys"]
+        assert keys and all(image.startswith("dark/") for image, _ in keys)
+    assert "| 4 |" in (out / "evidence/tables.md").read_text()
+    assert Image.open(out / "evidence/masks.png").width > 500
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*-*.json")}
+    assert len(list((out / "runs/models").glob("*/config.json"))) == 1
+    assert cli.main([*study, "--label_budgets", "[2]"]) == 0
+    assert "; 0 results to make" in capsys.readouterr().out
+    assert cli.main([*study, "--sft", "{max_steps: 2, w_dice: 1.0}", "--processes", "2"]) == 0
+    assert "; 8 results to make" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*-*.json")}
+    assert len(after) == len(before) + 8 and before.items() <= after.items()
 
 
-def row(fold, start, masks, iou, seed=0):
-    return {"fold": fold, "start": start, "masks": masks, "seed": seed, "iou": iou, "image": list("aab")[: len(iou)]}
+def test_painted_models_are_trained_first():
+    tasks = [(None, ("SAM",)), *((Cell("x", seed, 2), (PAINTED, REAL)) for seed in (0, 1))]
+    order = DemonstrationStudy.in_order(None, tasks)
+    assert order[2:] == [(None, ("SAM",)), (Cell("x", 0, 2), (REAL,)), (Cell("x", 1, 2), (REAL,))]
+    assert {task[0].seed for task in order[:2]} == {0, 1} and all(task[1] == (PAINTED,) for task in order[:2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data_dir", ""], "missing key 'data_dir'"),
+        (["--label_budgets", "[0]"], "numbers of images from 1"),
+        (["--label_budgets", "[99]"], "held out leaves"),
+        (["--classes", "[dark]"], "one class cannot be held out"),
+        (["--kind", "paintings"], "choose objectives, demonstrations"),
+        (["--painted", "{w_bec: 1}"], "did you mean 'w_bce'"),
+        (["--build", "{valid: 1}"], "unknown key 'valid'"),
+    ],
+)
+def test_the_study_refuses_what_it_cannot_do(study, capsys, options, message):
+    assert cli.main([*study, *options]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("visionsam: ") and message in last
+
+
+SETTINGS = SimpleNamespace(seed=0, resamples=200)
+
+
+def answers(fold, iou, seed=0):
+    """Prompts of images a, a, b."""
+    keys = [(fold, seed, image, place) for place, image in enumerate("aab")]
+    return {key: (np.full(4, value), np.full(4, np.nan)) for key, value in zip(keys, iou)}
 
 
 def test_classes_count_alike_and_seeds_are_averaged():
-    rows = [row("x", "base", 0, [0.2, 0.4, 0.6]), row("y", "base", 0, [0.9]), row("y", "base", 0, [0.7], seed=1)]
-    mean, low, high = study_tables.class_mean(rows)
-    assert mean == pytest.approx((0.4 + 0.8) / 2) and low <= mean <= high
+    found = class_mean(answers("x", [0.2, 0.4, 0.6]) | answers("y", [0.9]) | answers("y", [0.7], seed=1), SETTINGS)
+    assert found["iou"] == pytest.approx((0.4 + 0.8) / 2)
+    assert found["interval"][0] <= found["iou"] <= found["interval"][1]
+    assert found["by_fold"] == pytest.approx({"x": 0.4, "y": 0.8}) and found["prompts"] == {"x": 3, "y": 1}
 
 
 def test_a_gain_is_taken_prompt_by_prompt():
-    before = [row("x", "base", 0, [0.1, 0.5, 0.9])]
-    after = [row("x", "painted", 0, [0.2, 0.6, 1.0])]
-    assert study_tables.class_mean(after, minus=before) == pytest.approx((0.1, 0.1, 0.1))
+    gain = class_mean(answers("x", [0.2, 0.6, 1.0]), SETTINGS, minus=answers("x", [0.1, 0.5, 0.9]))
+    assert gain["difference"] == pytest.approx(0.1) and gain["interval"] == pytest.approx([0.1, 0.1])
 
 
 def test_tables_name_every_system_and_class():
-    starts = [(start, masks) for start in ("base", "painted") for masks in (0, 3)]
-    rows = [row(fold, *start, [0.5, 0.5, 0.5]) for fold in "xy" for start in starts]
-    rows += [row(fold, "Fill the box", 0, [0.25, 0.25, 0.25]) for fold in "xy"]
-    text = study_tables.tables(rows, masks=[3])
-    assert "| 3 | 0.500 [0.500, 0.500] | 0.500 [0.500, 0.500] | +0.000 [+0.000, +0.000] |" in text
-    assert "| Fill the box | 0.250 | 0.250 | 0.250 [0.250, 0.250] |" in text and "| *prompts* | 3 | 3 | 6 |" in text
+    def entry(value):
+        folds = {"x": value, "y": value}
+        return {"iou": value, "interval": [value, value], "by_fold": folds, "prompts": {"x": 3, "y": 3}}
+
+    gain = {"difference": 0.0, "interval": [-0.01, 0.01]}
+    points = [{"masks": masks, REAL: entry(0.5), PAINTED: entry(0.5), "gain": gain} for masks in (0, 3)]
+    evidence = {"demonstrations": {"heldout": points}, "untrained": {"heldout": {"Fill the box": entry(0.25)}}}
+    tables = all_tables(evidence)
+    assert "| 3 | 0.500 [0.500, 0.500] | 0.500 [0.500, 0.500] | +0.0 [−1.0, +1.0] |" in tables["demonstrations"]
+    assert "| Fill the box | 0.250 | 0.250 | 0.250 [0.250, 0.250] |" in tables["classes"]
+    assert "| *prompts* | 3 | 3 | 6 |" in tables["classes"]

@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
-from studies.page import fill, main
+from studies.evidence_page import fill, main
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.training.hyperparameters import LOSS_TYPES

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from studies.plan import plan_cells, read_objectives
+from studies.objectives import ObjectiveStudy
 
-from visionsam_hf.cli.evidence import EvidenceSettings, _check_fields
+from visionsam_hf.cli.options import EvidenceSettings
 from visionsam_hf.cli.pipeline import read_stages, stage_settings
 from visionsam_hf.data.settings import build_settings, read_yaml
 
@@ -35,8 +35,8 @@ def test_stages_read_what_earlier_stages_wrote(name):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_studies_are_sound(path):
     settings = build_settings(EvidenceSettings, read_yaml(path), source=path)
-    objectives = read_objectives(settings.objectives, settings.preference)
-    _check_fields(settings, objectives)
+    study = ObjectiveStudy(settings)
+    objectives = study.objectives
     paper = objectives["paper"]
     # The paper's objective, run exactly: its loss, its candidates, its targets, its learning rate in recipes/visionsam.
     assert paper.settings["loss_type"] == "paper" and paper.sources == ("tokens",) and paper.start == "sft"
@@ -49,7 +49,7 @@ def test_studies_are_sound(path):
         assert objectives[settings.rlhf].start == "sam"
         # Equal labelling cost.
         assert len({objectives[name].rounds for name in ("paper", "chosen only", settings.recommended)}) == 1
-        assert plan_cells(folds=["x"], seeds=[0], masks=1, annotators=1, objectives=list(objectives))
+        assert study.cells
 
 
 def test_no_seed_is_shared_with_what_settings_were_chosen_on():

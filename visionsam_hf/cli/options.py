@@ -237,16 +237,17 @@ class EvaluateSettings(CacheSettings):
 
 @dataclass
 class EvidenceSettings(CacheSettings):
-    """Objectives x seeds x folds, with intervals, tables and figures.
+    """Systems x seeds x folds, with intervals, tables and figures.
 
-    Every run leaves a small file in `runs`; what is there already is not run again.
+    Every run leaves a small file in `runs`; what is there already is not run again. `kind` says what the systems differ
+    in: the objective of stage 2, or the demonstrations that SFT learns from.
     """
 
+    kind: Literal["objectives", "demonstrations"] = setting("objectives", "what the systems differ in")
     model_name_or_path: str = setting("", "model that everything starts from", required=True, input="model")
     folds: dict[str, str] = setting(
         {},
-        "name -> segmentation data set with train and the splits to measure on; one a held-out class",
-        required=True,
+        "objectives: name -> segmentation data set with train and the splits to measure on; one a held-out class",
         input=True,
     )
     runs: str = setting("", "directory of the runs' results, which studies can share", required=True)
@@ -263,12 +264,12 @@ class EvidenceSettings(CacheSettings):
     sft: dict[str, Any] = setting({}, "stage 1: fields of SamSFTConfig")
     preference: dict[str, Any] = setting({}, "fields of SamDPOConfig that all objectives share")
     objectives: dict[str, dict[str, Any]] = setting(
-        {}, "name -> start (sft, sam or an objective), sources, rounds, and fields of SamDPOConfig", required=True
+        {}, "name -> start (sft, sam or an objective), sources, rounds, and fields of SamDPOConfig"
     )
-    recommended: str = setting("", "the objective that is called VisionSAM", required=True)
+    recommended: str = setting("", "the objective that is called VisionSAM")
     rlhf: str = setting("", "the objective that is called RLHF-SAM; empty for none")
     compare_with: list[str] = setting([], "objectives that every other is compared with, beside SAM and SFT-SAM")
-    label_budgets: list[Count] = setting([], "numbers of images with masks, for the budget experiment")
+    label_budgets: list[Count] = setting([], "numbers of images with masks: the budget experiment, or real masks")
     budget_objectives: list[str] = setting([], "objectives of the budget experiment")
     budget_seeds: list[int] = setting([0], "seeds of the budget experiment")
     seconds_per_mask: float = setting(60.0, "assumed time to draw a mask, for the cost of labelling")
@@ -280,6 +281,12 @@ class EvidenceSettings(CacheSettings):
     flip_seeds: list[int] = setting([0], "seeds of the flip experiment")
     flip_annotators: Count = setting(1, "annotators a prompt there: several outvote a flip")
     confidence: str = setting("", "the objective whose scores are shown before and after; empty for none")
+    background_dir: str = setting("", "demonstrations: folder of good photographs to paint on", input=True)
+    data_dir: str = setting("", "demonstrations: folder of images and masks, by class (docs/data.md)", input=True)
+    classes: list[str] = setting([], "classes to hold out in turn (default: every class of data_dir with masks)")
+    build: dict[str, Any] = setting({}, "demonstrations: settings of `build masks`")
+    paint: dict[str, Any] = setting({}, "demonstrations: settings of `build synthetic`")
+    painted: dict[str, Any] = setting({}, "SFT on painted demonstrations (`sft` is on real masks)")
     processes: Count = setting(1, "processes that share the runs, one thread each; 1 runs in this one")
     # Never left open: results' names hold it.
     embedding_dtype: Literal["float16", "bfloat16", "float32"] = setting("float16", "dtype of the cache")
@@ -287,6 +294,10 @@ class EvidenceSettings(CacheSettings):
     seed: int = setting(0, "of the bootstrap")
 
     def __post_init__(self) -> None:
+        needed = ("background_dir", "data_dir", "label_budgets")
+        for key in ("folds", "objectives", "recommended") if self.kind == "objectives" else needed:
+            if not getattr(self, key):
+                raise UserError(f"a study of {self.kind}: missing key '{key}'; add it, or pass --{key}")
         for key in ("recommended", "rlhf", "confidence", "compare_with", "budget_objectives", "flip_objectives"):
             named = getattr(self, key)
             for name in [named] if isinstance(named, str) else named:

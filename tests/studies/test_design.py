@@ -1,5 +1,7 @@
+from types import SimpleNamespace
+
 import pytest
-from studies.plan import Cell, chain, key_of, plan_cells, read_objectives
+from studies.design import Cell, chain, key_of, plan_cells, read_objectives
 
 from visionsam_hf.data.errors import UserError
 
@@ -33,11 +35,12 @@ def test_wrong_objectives_get_one_line(given, message):
 
 
 def test_what_two_experiments_share_is_planned_once():
-    cells = plan_cells(
-        folds=["x", "y"], seeds=[0, 1], masks=50, annotators=3, objectives=["a", "b"],
+    settings = SimpleNamespace(
+        folds={"x": "", "y": ""}, seeds=[0, 1], masks=50, annotators=3, objectives={"a": {}, "b": {}},
         label_budgets=[10, 50], budget_objectives=["a"], budget_seeds=[0],
         flip_rates=[0.0, 0.2], flip_objectives=["b"], flip_seeds=[0], flip_annotators=1,
     )  # fmt: skip
+    cells = plan_cells(settings)
     assert cells[Cell("x", 0, 50, 3)] == ["SFT-SAM", "a", "b"]
     assert cells[Cell("y", 0, 10, 3)] == ["SFT-SAM", "a"]
     assert cells[Cell("y", 0, 50, 1, 0.2)] == ["SFT-SAM", "b"]

@@ -1,4 +1,4 @@
-"""What an evidence study consists of: cells that share a stage 1, and the systems that are trained in each."""
+"""What a study consists of: cells that share what they start from, and the systems that are trained in each."""
 
 import dataclasses
 import hashlib
@@ -9,10 +9,16 @@ from typing import Any
 from visionsam_hf.data.errors import UserError
 
 SAM, SFT = "SAM", "SFT-SAM"
-# Systems that no seed changes: one result a fold.
+# Systems that no seed changes, one result a fold, and the baseline that answers for each.
 UNTRAINED = {SAM: "", "Fill the box": "fill_box", "GrabCut": "grabcut"}
+# What SFT learns from in a study of demonstrations; with no real mask, painted ones alone.
+REAL, PAINTED = "real alone", "painted, then real"
 # Keys of an objective that are not settings of `SamDPOConfig`.
 _OWN = ("start", "sources", "rounds")
+
+
+# What `visionsam evidence` was given: its `EvidenceSettings`. The command imports the studies, never the other way.
+StudySettings = Any
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -26,8 +32,12 @@ class Cell:
     fold: str
     seed: int
     masks: int
-    annotators: int
+    annotators: int = 0
     flip_rate: float = 0.0
+
+
+# What one process takes at a time: a cell with the systems that it still lacks, or the untrained systems of all folds.
+Task = tuple[Cell | None, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,43 +93,25 @@ def chain(objectives: Mapping[str, Objective], name: str) -> list[Objective]:
     return steps[::-1]
 
 
-def plan_cells(
-    *,
-    folds: Sequence[str],
-    seeds: Sequence[int],
-    masks: int,
-    annotators: int,
-    objectives: Sequence[str],
-    label_budgets: Sequence[int] = (),
-    budget_objectives: Sequence[str] = (),
-    budget_seeds: Sequence[int] = (),
-    flip_rates: Sequence[float] = (),
-    flip_objectives: Sequence[str] = (),
-    flip_seeds: Sequence[int] = (),
-    flip_annotators: int = 1,
-) -> dict[Cell, list[str]]:
-    """Every cell of the study with its systems; what two experiments share is planned once.
+def plan_cells(settings: StudySettings) -> dict[Cell, list[str]]:
+    """Every cell of a study of objectives with its systems; what two experiments share is planned once.
 
     The main experiment: every objective, fold and seed at one budget. The budget experiment: other numbers of masks.
     The flip experiment: other shares of flipped rankings, by `flip_annotators` a prompt.
     """
     cells: dict[Cell, list[str]] = {}
 
-    def add(cell: Cell, systems: Sequence[str]) -> None:
-        known = cells.setdefault(cell, [SFT])
-        known += [system for system in systems if system not in known]
+    def add(seeds: Sequence[int], systems: Sequence[str], masks: int, annotators: int, flip_rate: float = 0.0) -> None:
+        for seed in seeds:
+            for fold in settings.folds:
+                known = cells.setdefault(Cell(fold, seed, masks, annotators, flip_rate), [SFT])
+                known += [system for system in systems if system not in known]
 
-    for seed in seeds:
-        for fold in folds:
-            add(Cell(fold, seed, masks, annotators), objectives)
-    for seed in budget_seeds:
-        for fold in folds:
-            for budget in label_budgets:
-                add(Cell(fold, seed, budget, annotators), budget_objectives)
-    for seed in flip_seeds:
-        for fold in folds:
-            for rate in flip_rates:
-                add(Cell(fold, seed, masks, flip_annotators, rate), flip_objectives)
+    add(settings.seeds, list(settings.objectives), settings.masks, settings.annotators)
+    for budget in settings.label_budgets:
+        add(settings.budget_seeds, settings.budget_objectives, budget, settings.annotators)
+    for rate in settings.flip_rates:
+        add(settings.flip_seeds, settings.flip_objectives, settings.masks, settings.flip_annotators, rate)
     return cells
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from studies.plan import Cell
-from studies.results import Results, read_result, result_path, write_result
-from studies.scoring import Scores
-from studies.summary import summarise
-from studies.tables import all_tables
+from studies.analysis import summarise
+from studies.design import Cell
+from studies.evidence_figures import write_figures
+from studies.evidence_tables import all_tables
+from studies.run_files import Results, Scores, read_result, result_path, write_result
 
 from visionsam_hf.cli.options import EvidenceSettings
 from visionsam_hf.data.errors import UserError
@@ -110,8 +110,6 @@ def test_every_table_is_markdown(study):
 
 
 def test_figures_are_drawn(study, tmp_path):
-    from studies.plots import write_figures
-
     names = {path.name for path in write_figures(summarise(*study), tmp_path / ".")}
     assert names == {"gains.png", "rounds.png", "calibration.png"}
 

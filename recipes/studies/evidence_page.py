@@ -5,10 +5,10 @@ A page asks with a pair of comments; what stands between them is replaced:
     <!-- evidence magnetic_tile systems -->
     <!-- end -->
 
-The words are the study's name and one of its tables (`studies.tables.all_tables`), or `gain` and an
+The words are the study's name and one of its tables (`studies.evidence_tables.all_tables`), or `gain` and an
 objective, which gives one line: its gain over SFT-SAM on every split.
 
-    python -m studies.page docs/objectives.md docs/evidence.md --from DIR/evidence.json ...
+    python -m studies.evidence_page docs/objectives.md docs/evidence.md --from DIR/evidence.json ...
 """
 
 import argparse
@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from studies.plan import SFT
-from studies.tables import SPLITS, all_tables, gain_words
+from studies.design import SFT
+from studies.evidence_tables import all_tables, gain_words, title_of
 from visionsam_hf.data.errors import UserError
 
 _BLOCK = re.compile(r"(<!-- evidence (\S+) ([^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -50,11 +50,11 @@ def _text(evidence: Mapping[str, Any], name: str, block: str) -> str:
     if block.startswith("gain "):
         objective = block.removeprefix("gain ")
         parts = []
-        for split, systems in evidence["objectives"].items():
+        for split, systems in evidence.get("objectives", {}).items():
             if objective not in systems:
                 raise UserError(f"evidence {name}: has no objective '{objective}'; it has {', '.join(systems)}")
             gain = gain_words(systems[objective]["difference"].get(SFT))
-            parts.append(f"{SPLITS.get(split, split)} {gain}" if gain else "")
+            parts.append(f"{title_of(split)} {gain}" if gain else "")
         return f"IoU points against SFT-SAM: {'; '.join(filter(None, parts))}."
     tables = all_tables(evidence)
     if block not in tables:
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in given.pages:
             path.write_text(fill(path.read_text(encoding="utf-8"), studies), encoding="utf-8")
     except (OSError, ValueError, KeyError, UserError) as error:
-        print(f"evidence.page: {error}", file=sys.stderr)
+        print(f"evidence_page: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -125,19 +125,27 @@ def wait_for(condition, what, seconds=120):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads /proc")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_workers_end_with_their_study(config, tmp_path, number, code):
+@pytest.mark.parametrize(
+    ("number", "to_all", "code"), [(signal.SIGTERM, False, 143), (signal.SIGINT, True, 130), (signal.SIGKILL, False, -9)]
+)
+def test_workers_end_with_their_study(config, tmp_path, number, to_all, code):
     values = yaml.safe_load(config.read_text())
     values["sft"]["max_steps"] = 100_000  # nothing is finished while we look
     config.write_text(yaml.safe_dump(values, sort_keys=False))
     command = [sys.executable, "-m", "visionsam_hf", "evidence", str(config), "--processes", "2"]
-    with open(tmp_path / "log", "wb") as log:
-        study = subprocess.Popen(command, stdout=log, stderr=log)
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        study = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     try:
         workers = wait_for(lambda: len(found := workers_of(study.pid)) == 2 and found, "no workers")
-        study.send_signal(number)
-        assert study.wait(60) == code, (tmp_path / "log").read_text()
+        # Both have shown a progress bar, whose lock is a semaphore.
+        wait_for(lambda: log.read_bytes().count(b"Loading weights: 100%") >= 3, "no models")
+        (os.killpg if to_all else os.kill)(study.pid, number)  # Ctrl-C reaches the workers too
+        assert study.wait(60) == code, log.read_text()
         wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "workers live on")
+        if code > 0:
+            time.sleep(1)  # the tracker of semaphores outlives us all
+            assert log.read_text().splitlines()[-1].startswith("visionsam: stopped by ")
     finally:
         for process in (study.pid, *workers_of(study.pid)):
             try:

@@ -1,5 +1,5 @@
 import pytest
-from studies.materials import object_counts, share_labels, take
+from studies.folds import object_counts, share_labels, take
 
 from visionsam_hf.data.errors import UserError
 

@@ -1,6 +1,6 @@
-"""The figures of a study, as PNG files: gains, rounds, label budget, flipped rankings, calibration."""
+"""The figures of a study, as PNG files: gains, rounds, label budget, flipped rankings, calibration, real masks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.plan import SFT, UNTRAINED
-from studies.tables import SPLITS
+from studies.design import PAINTED, REAL, SFT, UNTRAINED
+from studies.evidence_tables import title_of
 from visionsam_hf.evaluation.report.figures import INK, LINE, MUTED, series_style
 
 STYLE = {
@@ -39,17 +39,18 @@ DPI = 150
 
 def write_figures(evidence: Mapping[str, Any], directory: Path) -> list[Path]:
     """Write every figure that the study has data for; returns the files."""
-    makers: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
-        "gains": gains_figure,
-        "rounds": rounds_figure,
-        "budget": budget_figure,
-        "flips": flips_figure,
-        "calibration": calibration_figure,
+    makers: dict[str, tuple[str, Callable[[Mapping[str, Any]], Figure | None]]] = {
+        "gains": ("objectives", gains_figure),
+        "rounds": ("objectives", rounds_figure),
+        "budget": ("budget", budget_figure),
+        "flips": ("flips", flips_figure),
+        "calibration": ("confidence", calibration_figure),
+        "masks": ("demonstrations", masks_figure),
     }
     written = []
     with matplotlib.rc_context(STYLE):
-        for name, make in makers.items():
-            figure = make(evidence)
+        for name, (experiment, make) in makers.items():
+            figure = make(evidence) if evidence.get(experiment) else None
             if figure is not None:
                 path = directory / f"{name}.png"
                 figure.savefig(path, dpi=DPI, metadata={"Software": None})
@@ -65,8 +66,8 @@ def gains_figure(evidence: Mapping[str, Any]) -> Figure | None:
     names = [name for name, entry in first.items() if entry["difference"].get(SFT) and not UNTRAINED.get(name)]
     if not names:
         return None
-    figure, panels = _panels(splits, height=0.9 + 0.36 * len(names), sharey=True)
-    for axes, (split, systems) in zip(panels, splits.items()):
+    figure, panels = _panels(splits, height=0.9 + 0.36 * len(names), label="IoU points against SFT-SAM", sharey=True)
+    for axes, systems in zip(panels, splits.values()):
         axes.axvline(0, color=MUTED, linewidth=1)
         for index, name in enumerate(names):
             gain, place = systems[name]["difference"].get(SFT), len(names) - 1 - index
@@ -81,8 +82,6 @@ def gains_figure(evidence: Mapping[str, Any]) -> Figure | None:
         axes.set_yticks(range(len(names)), list(reversed(names)), color=INK)
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_title(_title(split))
-        axes.set_xlabel("IoU points against SFT-SAM")
     return figure
 
 
@@ -92,60 +91,67 @@ def rounds_figure(evidence: Mapping[str, Any]) -> Figure | None:
     names = [name for name, entry in next(iter(splits.values())).items() if len(entry["rounds"]) > 1]
     if not names:
         return None
-    figure, panels = _panels(splits, height=3.0)
-    for axes, (split, systems) in zip(panels, splits.items()):
-        axes.axhline(0, color=MUTED, linewidth=1)
+
+    def draw(axes: Axes, systems: Mapping[str, Any]) -> None:
         for index, name in enumerate(names):
             rounds = systems[name]["rounds"]
-            at = [0, *(record["cost"]["rankings"] for record in rounds)]
-            gains = [record["difference"].get(SFT) for record in rounds]
-            _line(axes, at[1:], gains, index, name, start=0)
-        axes.set_title(_title(split))
-        axes.set_xlabel("rankings")
+            at = [record["cost"]["rankings"] for record in rounds]
+            _line(axes, at, [record["difference"].get(SFT) for record in rounds], index, name, start=0)
+
+    return _gain_figure(splits, "rankings", draw)
+
+
+def flips_figure(evidence: Mapping[str, Any]) -> Figure:
+    """The gain over SFT-SAM against the share of flipped rankings."""
+
+    def draw(axes: Axes, systems: Mapping[str, Any]) -> None:
+        for index, (name, points) in enumerate(systems.items()):
+            rates = [100 * point["rate"] for point in points]
+            _line(axes, rates, [point["difference"] for point in points], index, name)
+
+    return _gain_figure(evidence["flips"], "rankings flipped, %", draw)
+
+
+def _gain_figure(splits: Mapping[str, Any], label: str, draw: Callable[[Axes, Mapping[str, Any]], None]) -> Figure:
+    """A panel a split of gains over SFT-SAM, drawn by `draw`."""
+    figure, panels = _panels(splits, height=3.0, label=label)
+    for axes, systems in zip(panels, splits.values()):
+        axes.axhline(0, color=MUTED, linewidth=1)
+        draw(axes, systems)
     panels[0].set_ylabel("IoU points against SFT-SAM")
     panels[0].legend(fontsize=8)
     return figure
 
 
-def budget_figure(evidence: Mapping[str, Any]) -> Figure | None:
+def budget_figure(evidence: Mapping[str, Any]) -> Figure:
     """IoU against the number of images with masks, with and without rankings of the others."""
     splits = evidence["budget"]
-    if not splits:
-        return None
-    figure, panels = _panels(splits, height=3.0)
-    for axes, (split, systems) in zip(panels, splits.items()):
+    figure, panels = _panels(splits, height=3.0, label="images with masks; the others are ranked")
+    for axes, systems in zip(panels, splits.values()):
         for index, (name, points) in enumerate(systems.items()):
-            at = [point["masks"] for point in points]
-            style = series_style(index)
-            axes.plot(at, [point["iou"] for point in points], **style, label=name, markersize=5)
-            bands = [point["interval"] or [np.nan, np.nan] for point in points]
-            axes.fill_between(at, *np.array(bands).T, color=style["color"], alpha=0.1, linewidth=0)
+            _band(axes, [point["masks"] for point in points], points, index, name)
         axes.set_xscale("log")
         ticks = sorted({point["masks"] for points in systems.values() for point in points})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
-        axes.set_title(_title(split))
-        axes.set_xlabel("images with masks; the others are ranked")
     panels[0].set_ylabel("IoU")
     panels[0].legend(fontsize=8)
     return figure
 
 
-def flips_figure(evidence: Mapping[str, Any]) -> Figure | None:
-    """The gain over SFT-SAM against the share of flipped rankings."""
-    splits = evidence["flips"]
-    if not splits:
-        return None
-    figure, panels = _panels(splits, height=3.0)
-    for axes, (split, systems) in zip(panels, splits.items()):
-        axes.axhline(0, color=MUTED, linewidth=1)
-        for index, (name, points) in enumerate(systems.items()):
-            rates = [100 * point["rate"] for point in points]
-            _line(axes, rates, [point["difference"] for point in points], index, name)
-        axes.set_title(_title(split))
-        axes.set_xlabel("rankings flipped, %")
-    panels[0].set_ylabel("IoU points against SFT-SAM")
-    panels[0].legend(fontsize=8)
+def masks_figure(evidence: Mapping[str, Any]) -> Figure:
+    """IoU against the number of real masks, with and without painted ones first; what needs no model as a line."""
+    splits = evidence["demonstrations"]
+    figure, panels = _panels(splits, height=3.6, label="real masks, none of the held-out class")
+    for axes, (split, points) in zip(panels, splits.items()):
+        places = list(range(len(points)))
+        for index, name in enumerate((PAINTED, REAL)):
+            _band(axes, places, [point[name] for point in points], index, name)
+        for (name, entry), style in zip(evidence["untrained"][split].items(), ("--", ":", "-.")):
+            axes.axhline(entry["iou"], color=MUTED, linestyle=style, linewidth=1.2, label=name)
+        axes.set_xticks(places, ["none", *(str(point["masks"]) for point in points[1:])])
+    panels[0].set_ylabel("IoU, mean over classes")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
     return figure
 
 
@@ -156,7 +162,7 @@ def calibration_figure(evidence: Mapping[str, Any]) -> Figure | None:
     names = [name for name in names if systems.get(name)]
     if len(names) < 2:
         return None
-    figure, panels = _panels(names, height=3.3)
+    figure, panels = _panels(names, height=3.3, label="predicted IoU of the best-scored mask")
     for index, (axes, name) in enumerate(zip(panels, names)):
         entry, color = systems[name], series_style(index)["color"]
         bins = entry["bins"]
@@ -169,9 +175,8 @@ def calibration_figure(evidence: Mapping[str, Any]) -> Figure | None:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_aspect("equal")
-        axes.set_xlabel("predicted IoU of the best-scored mask")
         axes.set_title(f"{name}: ECE {entry['ece']:.3f}, agreement {entry['top1_agreement']:.2f}")
-    panels[0].set_ylabel(f"its IoU, {_title(split)}")
+    panels[0].set_ylabel(f"its IoU, {title_of(split)}")
     return figure
 
 
@@ -198,11 +203,20 @@ def _line(
         axes.plot([start, places[0]], [0, middle[0]], color=style["color"], linestyle=":", linewidth=1.2)
 
 
-def _panels(of: Any, *, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(3.6 * len(of) + 0.6, height), layout="constrained", facecolor="white")
-    return figure, list(np.atleast_1d(figure.subplots(1, len(of), sharey=sharey)))
+def _band(axes: Axes, at: Sequence[float], entries: Sequence[Mapping[str, Any]], index: int, name: str) -> None:
+    """Mean IoU with its interval as a band."""
+    style = series_style(index)
+    axes.plot(at, [entry["iou"] for entry in entries], **style, label=name, markersize=5)
+    ends = np.array([entry["interval"] or [np.nan, np.nan] for entry in entries])
+    axes.fill_between(at, *ends.T, color=style["color"], alpha=0.1, linewidth=0)
 
 
-def _title(split: str) -> str:
-    return SPLITS.get(split, split)
-
+def _panels(of: Iterable[str], *, height: float, label: str, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel each, titled as splits are called."""
+    titles = [title_of(name) for name in of]
+    figure = Figure(figsize=(3.6 * len(titles) + 0.6, height), layout="constrained", facecolor="white")
+    panels = list(np.atleast_1d(figure.subplots(1, len(titles), sharey=sharey)))
+    for axes, title in zip(panels, titles):
+        axes.set_title(title)
+        axes.set_xlabel(label)
+    return figure, panels
