@@ -1,4 +1,8 @@
-"""The contact sheet of a curation: what was picked above, what was refused below, with the scores."""
+"""Which images to demonstrate with: those that show the anomaly clearly and little else, of every kind.
+
+The scores are relative to the images of the same product, because a board has more edges than a lens, always. They go
+into a manifest that a person edits, and onto a contact sheet: what was picked above, what was refused below.
+"""
 
 import csv
 import textwrap
@@ -10,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy.stats import rankdata
 
 from visionsam_hf.data.errors import UserError
 
@@ -150,12 +155,7 @@ def _with_scores(images: list[Scored]) -> list[Scored]:
 
 def _ranks(values: Sequence[float]) -> list[float]:
     """The share of the others that each value beats, ties counting half; 1 for a single value."""
-    if len(values) == 1:
-        return [1.0]
-    array = np.asarray(values)
-    below = (array[:, None] > array[None]).sum(1)
-    equal = (array[:, None] == array[None]).sum(1) - 1
-    return list((below + equal / 2) / (len(array) - 1))
+    return [1.0] if len(values) == 1 else list((rankdata(values) - 1) / (len(values) - 1))
 
 
 def write_manifest(path: Path, images: Iterable[Scored]) -> None:

@@ -1,4 +1,7 @@
-"""The page of `visionsam inspect`: one file, no network, light and dark."""
+"""What is in a data set: counts, sizes of defects, and samples to look at, on one page.
+
+The page of `visionsam inspect` is one file, needs no network, and is light or dark as its reader's screen.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -212,20 +215,13 @@ figcaption span { color: var(--faint); }
 </tbody></table></div>
 
 <div class="columns">
-{% if sizes %}
-<section><h2>Size of the {{ "defects" if kind == "segmentation" else "true masks" }}</h2>
-<table><thead><tr><th scope="col">share of the image</th><th scope="col">count</th><th></th></tr></thead><tbody>
-{% for label, count, share in sizes %}<tr><td>{{ label }}</td><td>{{ "{:,}".format(count) }}</td>
-<td class="bar"><div style="width: {{ "%.1f"|format(100 * share) }}%"></div></td></tr>
+{% for heading, column, counts in bars if counts %}
+<section><h2>{{ heading }}</h2>
+<table><thead><tr><th scope="col">{{ column }}</th><th scope="col">count</th><th></th></tr></thead><tbody>
+{% for label, count in counts %}<tr><td>{{ label }}</td><td>{{ "{:,}".format(count) }}</td>
+<td class="bar"><div style="width: {{ "%.1f"|format(100 * count / counts|map(attribute=1)|max) }}%"></div></td></tr>
 {% endfor %}</tbody></table></section>
-{% endif %}
-{% if defects %}
-<section><h2>Kinds of defects</h2>
-<table><thead><tr><th scope="col">kind</th><th scope="col">count</th><th></th></tr></thead><tbody>
-{% for label, count, share in defects %}<tr><td>{{ label }}</td><td>{{ "{:,}".format(count) }}</td>
-<td class="bar"><div style="width: {{ "%.1f"|format(100 * share) }}%"></div></td></tr>
-{% endfor %}</tbody></table></section>
-{% endif %}
+{% endfor %}
 <section><h2>Size of the images</h2>
 <table><thead><tr><th scope="col">pixels</th><th scope="col">images</th></tr></thead><tbody>
 {% for (width, height), count in image_sizes[:10] %}
@@ -276,7 +272,8 @@ def inspection_page(name: str, kind: str, splits: Mapping[str, SplitSummary]) ->
         key: sum((getattr(of, key) for of in splits.values()), start=Counter())
         for key in ("categories", "defects", "sizes", "image_sizes")
     }
-    sizes = [(label, together["sizes"][place]) for place, label in enumerate(size_names())]
+    sizes = [(label, together["sizes"][place]) for place, label in enumerate(size_names())] if together["sizes"] else []
+    sized = "defects" if kind == "segmentation" else "true masks"
     environment = Environment(autoescape=True, trim_blocks=True)
     return environment.from_string(_PAGE).render(
         name=name,
@@ -286,12 +283,9 @@ def inspection_page(name: str, kind: str, splits: Mapping[str, SplitSummary]) ->
         legend=_LEGEND,
         total=sum(of.rows for of in splits.values()),
         categories=sorted(together["categories"]),
-        sizes=_bars(sizes) if together["sizes"] else [],
-        defects=_bars(together["defects"].most_common(20)),
+        bars=[
+            (f"Size of the {sized}", "share of the image", sizes),
+            ("Kinds of defects", "kind", together["defects"].most_common(20)),
+        ],
         image_sizes=together["image_sizes"].most_common(),
     )
-
-
-def _bars(counts: list[tuple[str, int]]) -> list[tuple[str, int, float]]:
-    most = max((count for _, count in counts), default=1)
-    return [(label, count, count / max(1, most)) for label, count in counts]

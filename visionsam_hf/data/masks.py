@@ -1,7 +1,8 @@
 """How masks are stored, and how much two of them share.
 
 Primary, chosen and rejected masks are 1-bit PNGs that people can look at; instances and candidates are COCO
-run-length codes, which are smaller and as fast to decode.
+run-length codes, which are smaller and as fast to decode. The C code that decodes those trusts its string, and reads
+and writes where that says, so every code is checked first.
 """
 
 from typing import Any
