@@ -1,5 +1,6 @@
 import copy
 import json
+import pickle
 from typing import get_args, get_type_hints
 
 import datasets
@@ -12,6 +13,7 @@ from PIL import Image
 from transformers import SamModel
 
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
+from visionsam_hf.cli.training import SFTStageSettings
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_mask
 from visionsam_hf.data.prompts import PROMPT_KINDS
@@ -113,6 +115,18 @@ def test_metrics_are_read_only_when_they_are_logged(model, segmentation, tmp_pat
     monkeypatch.undo()
     assert trainer._take_means("train", "") == {"iou": pytest.approx(4 / 3)}
     assert trainer._take_means("train", "") == {}
+
+
+def test_a_log_line_goes_on_from_a_checkpoint(model, segmentation, tmp_path):
+    """Stopped between two log lines, a run shows the averages of one that was not stopped."""
+    settings = dict(max_steps=4, save_strategy="steps", save_steps=2, logging_steps=3)
+    whole = make(copy.deepcopy(model), segmentation, tmp_path, **settings)
+    whole.train()
+    resumed = make(copy.deepcopy(model), segmentation, tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    ours, theirs = (trainer.state.log_history[0] for trainer in (resumed, whole))
+    assert ours["step"] == 3 and {"iou", "area_ratio", "loss"} <= set(ours)
+    assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 def test_workers_that_persist_draw_prompts_anew(model, segmentation, tmp_path):
@@ -375,6 +389,12 @@ def test_wrong_settings_name_the_key(tmp_path, settings, key):
         SamSFTConfig(output_dir=str(tmp_path), **settings)
     with pytest.raises(UserError, match=key):
         build_settings(SamSFTConfig, {"output_dir": str(tmp_path), **settings})
+
+
+def test_a_checkpoint_can_hold_the_stages_settings(tmp_path):
+    settings = SFTStageSettings(model_name_or_path="m", dataset="d", output_dir=str(tmp_path), w_dice=0.5)
+    assert isinstance(settings, SamSFTConfig)
+    assert pickle.loads(pickle.dumps(settings)).w_dice == 0.5
 
 
 def test_choices_are_those_of_what_they_choose():

@@ -81,8 +81,8 @@ def _hashes(checkpoint: Path) -> dict[str, str]:
 class ResumableTrainer(Trainer):
     """`Trainer` with checkpoints that are whole, averages that continue, and a soft stop at SIGTERM and Ctrl-C."""
 
-    # Sums of what is logged since the last log line, by split and name: [total, count].
-    _sums: dict[str, dict[str, list[float]]]
+    # Sums of what is logged since the last log line, by split and name: [total (a tensor of the device), count].
+    _sums: dict[str, dict[str, list[Any]]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -172,7 +172,10 @@ class ResumableTrainer(Trainer):
             "loss": float(self._tr_loss),
             "total_loss": self._total_loss_scalar,
             "last_logged": self._globalstep_last_logged,
-            "sums": {split: dict(sums) for split, sums in self._sums.items()},
+            "sums": {
+                split: {name: [float(total), count] for name, (total, count) in sums.items()}
+                for split, sums in self._sums.items()
+            },
         }
         (checkpoint / self._running_file).write_text(json.dumps(running), encoding="utf-8")
         self.accelerator.wait_for_everyone()
