@@ -19,6 +19,23 @@ from visionsam_hf.models.loading import save_model  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def leaves(value, place=()):
+    """(place, value) of every number, text and None in nested dicts and lists."""
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, (*place, key))
+    else:
+        yield place, value
+
+
+def assert_close(found, wanted):
+    """Equal but for the last digits of floats, which differ between processors and numbers of threads."""
+    found, wanted = dict(leaves(found)), dict(leaves(wanted))
+    assert list(found) == list(wanted)
+    for place, value in wanted.items():
+        assert found[place] == (pytest.approx(value, rel=1e-5, abs=1e-6) if isinstance(value, float) else value), place
+
+
 def test_three_processes_give_the_numbers_of_one(tmp_path):
     save_model(initialise(tiny_config(), seed=0), tiny_processor(), tmp_path / "model")
     data = write_discs(tmp_path / "data", heldout=40)  # three pieces
@@ -33,9 +50,10 @@ def test_three_processes_give_the_numbers_of_one(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     one, three = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "three"))
-    assert three == one and one["n"] > 40
-    tables = [pq.read_table(tmp_path / name / "per_sample.parquet") for name in ("one", "three")]
-    assert tables[0].equals(tables[1])
+    assert_close(three, one)
+    assert one["n"] > 40
+    tables = [pq.read_table(tmp_path / name / "per_sample.parquet").to_pydict() for name in ("one", "three")]
+    assert_close(tables[1], tables[0])
     written = sorted(path.name for path in (tmp_path / "three").iterdir())
     assert written == ["metrics.json", "per_sample.parquet", "stage.json"]
 

@@ -41,7 +41,7 @@ def split_names(name_or_path: str | Path) -> list[str]:
     else:
         try:
             found = set(get_dataset_split_names(str(name_or_path)))
-        except DatasetNotFoundError as error:
+        except (DatasetNotFoundError, ConnectionError) as error:
             raise _not_on_hub(str(name_or_path), error) from None
     return sorted(found, key=lambda name: (usual.get(name, len(usual)), name))
 
@@ -68,7 +68,7 @@ def load_split(
     else:
         try:
             dataset = load_dataset(name, split=split, streaming=streaming)
-        except DatasetNotFoundError as error:
+        except (DatasetNotFoundError, ConnectionError) as error:
             raise _not_on_hub(name, error) from None
         except ValueError as error:
             raise UserError(f"{name}: split '{split}' cannot be read ({error})") from None
@@ -87,7 +87,7 @@ def _empty(name: str | Path, split: str) -> UserError:
 
 def _not_on_hub(name: str, error: Exception) -> UserError:
     return UserError(
-        f"{name}: no such directory, and no such data set on the Hub ({error});"
+        f"{name}: no such directory, and no such data set on the Hub or in its cache ({error});"
         " mend the name, or log in with 'hf auth login'"
     )
 
