@@ -131,7 +131,7 @@ def test_verbs_say_what_is_wrong(ranked, tmp_path):
         visionsam("export", store=store, output_dir=str(root / "x"), candidates=str(other))
     with pytest.raises(UserError, match="no such store"):
         visionsam("stats", store=str(tmp_path / "absent"), output_dir=str(root / "x"))
-    with pytest.raises(UserError, match="action 'sing'"):
+    with pytest.raises(UserError, match="'action' is 'sing'"):
         visionsam("users", action="sing")
     with pytest.raises(UserError, match="give a name"):
         visionsam("users", action="add")

@@ -86,7 +86,7 @@ def test_everything_skipped_is_an_error(tmp_path, parts):
 
 def test_disagreement(tmp_path):
     with pytest.raises(UserError, match="key 'source' is 'masks', but the command is 'build synthetic'"):
-        synthetic(tmp_path / "data", source="masks")
+        build_settings(COMMANDS["build synthetic"].settings, {"output_dir": "x", "source": "masks"})
     with pytest.raises(UserError, match="key 'num_proc' is 0; give at least 1"):
         synthetic(tmp_path / "data", num_proc=0)
 

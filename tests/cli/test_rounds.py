@@ -107,7 +107,7 @@ def test_rounds_wait_for_people_and_go_on(recipe, capsys):
 
 def test_a_stage_in_rounds_is_named_with_or_without_its_number(recipe, monkeypatch):
     seen = []
-    monkeypatch.setattr("visionsam_hf.cli.command_line.execute", lambda command, values: seen.append(values))
+    monkeypatch.setattr("visionsam_hf.cli.pipeline.execute", lambda command, values: seen.append(values))
     run_pipeline(recipe, only=["dpo"], changes={"dpo": {"beta": "3"}, "dpo-2": {"beta": "4"}})
     assert [(values.output_dir, values.beta) for values in seen] == [("out/dpo-1", 3.0), ("out/dpo-2", 4.0)]
     seen.clear()

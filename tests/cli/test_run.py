@@ -1,12 +1,23 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 
-from visionsam_hf.cli.run import is_done, stage_run
+from tests.hubdouble import HubDouble, Repo
+from visionsam_hf.cli import command_line as cli
+from visionsam_hf.cli.run import is_done, only_run, refuse_to_replace, stage_run
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.records import fingerprint, read_record, resolve_model
+from visionsam_hf.data.records import fingerprint, looks_local, read_record, resolve_model, same_fingerprint
 from visionsam_hf.data.settings import setting
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -116,8 +127,139 @@ def test_a_damaged_record_is_named(settings, tmp_path):
         fingerprint(settings.output_dir)
 
 
-def test_hub_ids_stand_for_themselves():
-    assert fingerprint("facebook/sam-vit-base") == "hub:facebook/sam-vit-base"
+def test_offline_a_hub_id_stands_for_its_cached_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert fingerprint("facebook/sam-vit-base", "model") == "hub:facebook/sam-vit-base"
+    refs = tmp_path / "models--facebook--sam-vit-base" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("abc\n")
+    assert fingerprint("facebook/sam-vit-base", "model") == "hub:facebook/sam-vit-base@abc"
+    assert fingerprint("facebook/sam-vit-base", "dataset") == "hub:facebook/sam-vit-base"
+    snapshot = tmp_path / "datasets--me--parts" / "snapshots" / "def"
+    snapshot.mkdir(parents=True)
+    assert fingerprint("me/parts") == "hub:me/parts@def"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "agree"),
+    [
+        ("hub:a/b@1", "hub:a/b@1", True),
+        ("hub:a/b@1", "hub:a/b@2", False),
+        ("hub:a/b@1", "hub:a/b", True),
+        ("hub:a/b", "hub:a/bc@1", False),
+        ("12", "13", False),
+    ],
+)
+def test_only_a_known_commit_differs(one, other, agree):
+    assert same_fingerprint(one, other) == same_fingerprint(other, one) == agree
+
+
+def test_a_new_commit_on_the_hub_is_not_done(tmp_path):
+    """In processes of their own: the Hub's address is read when huggingface_hub is imported."""
+    with HubDouble() as hub:
+        repo = hub.state.repos["dataset", "me/parts"] = Repo("dataset", "me/parts", False)
+        environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "PYTHONPATH": PATHS}
+
+        def ask(*words):
+            done = subprocess.run(
+                [sys.executable, "-c", HUB_SCRIPT, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        assert ask("make") == "True"
+        assert ask() == "True"
+        repo.commit({"README.md": (b"new", False)}, "new rows")
+        assert ask() == "False"
+
+
+HUB_SCRIPT = """
+import sys
+from tests.cli.test_run import Settings, make
+from visionsam_hf.cli.run import is_done
+settings = Settings("out", "me/parts")
+if sys.argv[1:]:
+    make(settings)
+print(is_done("cook", settings))
+"""
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect me/parts", "merge me/parts", "sft --model_name_or_path visionsam-tiny --dataset me/parts"]
+)
+def test_without_the_hub_a_command_ends_in_seconds_with_one_line(tmp_path, command):
+    environment = {key: value for key, value in os.environ.items() if "OFFLINE" not in key}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": PATHS}
+    done = subprocess.run(
+        [sys.executable, "-m", "visionsam_hf", *command.split(), "--output_dir", "o"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "the Hub cannot be reached" in done.stderr and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("visionsam: ") and "me/parts" in last and not (tmp_path / "o").exists()
+
+
+def test_paths_that_cannot_be_hub_ids(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    for name in ("outputs/missing", "results/missing", "~/x", "a/b/c", "missing"):
+        with pytest.raises(UserError, match=f"^{name}: no such file or directory"):
+            fingerprint(name)
+    assert not looks_local("facebook/sam-vit-base")
+
+
+def test_results_of_other_settings_stay_unless_told(settings, tmp_path):
+    make(settings)
+    refuse_to_replace("cook", settings)
+    settings.rate = 0.2
+    with pytest.raises(UserError, match="out: was made with rate 0.1, not 0.2; choose another output_dir, or add --rep"):
+        refuse_to_replace("cook", settings)
+    with pytest.raises(UserError, match="holds the result of 'cook'"):
+        refuse_to_replace("bake", settings)
+    refuse_to_replace("cook", Settings(str(tmp_path / "elsewhere")))
+
+
+def test_replace_on_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["build", "synthetic", "--image_size", "64", "--images", "{test: 1}", "--output_dir", "data"]
+    assert cli.main(command) == cli.main(command) == 0
+    assert cli.main([*command, "--seed", "1"]) == 2
+    assert "data: was made with seed 0, not 1" in capsys.readouterr().err
+    assert read_record("data")["settings"]["seed"] == 0
+    assert cli.main([*command, "--seed", "1", "--replace"]) == 0 and read_record("data")["settings"]["seed"] == 1
+    assert "replace" not in read_record("data")["settings"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_run_whose_children_live_on_blocks_nobody(tmp_path):
+    """Workers of a data loader or a pool outlive a killed parent for a while; they must not keep its lock."""
+    lock, started = tmp_path / "out.lock", tmp_path / "started"
+    if (runner := os.fork()) == 0:
+        with only_run(lock, tmp_path / "out"):
+            if (child := os.fork()) == 0:
+                time.sleep(30)
+                os._exit(0)
+            started.write_text(str(child))
+            time.sleep(30)
+        os._exit(0)
+    while not started.exists() or not started.read_text():
+        time.sleep(0.02)
+    child = int(started.read_text())
+    with pytest.raises(UserError, match=rf"another run \(process {runner}\) is writing it"), only_run(lock, tmp_path / "out"):
+        pass
+    os.kill(runner, signal.SIGKILL)
+    os.waitpid(runner, 0)
+    try:
+        with only_run(lock, tmp_path / "out"):
+            assert int(lock.read_text()) == os.getpid()
+        assert not lock.exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_hub_ids_and_the_packaged_model():
     assert resolve_model("facebook/sam-vit-base") == "facebook/sam-vit-base"
     assert resolve_model("visionsam-tiny").endswith("visionsam-tiny")
 

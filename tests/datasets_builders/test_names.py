@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import datasets_builders
-from visionsam_hf.cli.command_line import COMMANDS
+from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.settings import build_settings
 
 DOCS = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -29,12 +29,12 @@ def test_other_names_are_not():
 def test_documented_commands_have_keys_that_exist(command, options):
     pairs = dict(re.findall(r"--(\w+) ('[^']*'|\S+)", options))
     assert pairs
-    build_settings(COMMANDS[command].settings, {}, {key: value.strip("'") for key, value in pairs.items()})
+    build_settings(cli.COMMANDS[command].settings, {}, {key: value.strip("'") for key, value in pairs.items()})
 
 
 def test_documented_yaml_parses():
     masks, painted = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
-    settings = build_settings(COMMANDS["build masks"].settings, yaml.safe_load(masks))
-    assert build_settings(COMMANDS["build synthetic"].settings, yaml.safe_load(painted)).background_dir
+    settings = build_settings(cli.COMMANDS["build masks"].settings, yaml.safe_load(masks))
+    assert build_settings(cli.COMMANDS["build synthetic"].settings, yaml.safe_load(painted)).background_dir
     assert settings.group_pattern == r"piece(\d+)" and settings.group_similar
     assert len(COMMANDS) >= 4

@@ -119,7 +119,7 @@ def _empty(name: str | Path, split: str) -> UserError:
 
 def _not_on_hub(name: str, error: Exception) -> UserError:
     return UserError(
-        f"{name}: no such directory, and no such data set on the Hub ({error});"
+        f"{name}: no such directory, and no such data set on the Hub or in its cache ({error});"
         " mend the name, or log in with 'hf auth login'"
     )
 
