@@ -383,7 +383,8 @@ def test_the_plate_of_cases_says_whose_they_are(inputs, tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(report_page, "plate", lambda title, rows: titles.append(title) or b"")
     make(tmp_path, systems={"Mine": inputs["systems"]["SAM"]})
-    assert titles == ["How the prompts of Mine end, on categories that were never trained on: the median prompt of each case"]
+    (title,) = titles
+    assert title.startswith("How the prompts of Mine end, on categories that were never trained on")
 
 
 def test_sizes_within_a_decade_can_be_read_off_their_axis():

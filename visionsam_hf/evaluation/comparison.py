@@ -1,4 +1,4 @@
-"""The systems side by side, on the prompts that they share: means, differences, and where each is good and where not."""
+"""The systems side by side, on the prompts that they share: means, differences, where each is good and where not."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -188,7 +188,7 @@ def shared_keys(results: Sequence[SplitResult]) -> list[Key]:
 def chosen_by_rule(gains: np.ndarray, keys: Sequence[Key], *, each: int = 2, seed: int = 0) -> list[tuple[str, int]]:
     """Prompts to show: largest gains, typical ones (nearest the median), largest losses, and some drawn by lot.
 
-    An image is shown once. Rules, not taste, so that a report cannot flatter. A "loss" above zero is called the smallest
+    An image is shown once. Rules, not taste: a report cannot flatter. A "loss" above zero is called the smallest
     gain that it is, and a "gain" below zero the smallest loss.
 
     Args:

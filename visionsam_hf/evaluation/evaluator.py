@@ -163,18 +163,9 @@ def _pieces(dataset: Dataset | IterableDataset) -> Iterator[tuple[int, Dataset]]
             yield first, dataset.select(range(first, min(first + ROWS, len(dataset))))
         return
     undecoded = dataset.cast_column("image", Image(decode=False))
-    held, first = [], 0
-    for row in undecoded:
-        held.append(row)
-        if len(held) == ROWS:
-            yield first, _in_memory(held, undecoded)
-            first, held = first + ROWS, []
-    if held:
-        yield first, _in_memory(held, undecoded)
-
-
-def _in_memory(rows: list[dict], dataset: IterableDataset) -> Dataset:
-    return Dataset.from_list(rows, features=dataset.features).cast_column("image", Image())
+    for number, batch in enumerate(undecoded.iter(batch_size=ROWS)):
+        rows = Dataset.from_dict(batch, features=undecoded.features)
+        yield number * ROWS, rows.cast_column("image", Image())
 
 
 def score_dataset(

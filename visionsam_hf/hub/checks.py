@@ -1,4 +1,4 @@
-"""What of a directory goes to the Hub, checked: its kind, files and card, that its content is sound, and nothing private.
+"""What of a directory goes to the Hub, checked: kind, files and card, that the content is sound, and nothing private.
 
 Private are paths of a machine, passwords, tokens, addresses, and the names of annotators.
 """

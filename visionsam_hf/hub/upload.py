@@ -1,6 +1,5 @@
 """Send a checked directory to the Hub: one commit of what differs, a tag, and what to type to load it."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import PACKAGED_MODEL, PUBLISHED, resolve_model
@@ -87,14 +87,15 @@ def push(
         _open_repository(api, repo_id, kind, private)
         head = api.repo_info(repo_id, repo_type=kind).sha
         remote = _remote_files(api, repo_id, kind)
-        sent = [name for name in sorted(publication.files) if not _is_same(publication.files[name], remote.get(name))]
+        files = [CommitOperationAdd(name, content) for name, content in sorted(publication.files.items())]
+        changed = [file for file in files if not _is_same(file, remote.get(file.path_in_repo))]
+        sent = [file.path_in_repo for file in changed]
         removed = [name for name in sorted(remote) if _is_replaced(name) and name not in publication.files]
         tagged = _tagged(api, repo_id, kind, revision)
         if tagged and (sent or removed or tagged != head):
             raise UserError(f"revision: '{revision}' of {repo_id} marks something else already; choose a new name")
         if sent or removed:
-            operations = [CommitOperationAdd(name, _source(publication.files[name])) for name in sent]
-            operations += [CommitOperationDelete(name) for name in removed]
+            operations = [*changed, *(CommitOperationDelete(name) for name in removed)]
             message = f"{publication.kind.capitalize()} from visionsam_hf" + (f", {revision}" if revision else "")
             head = api.create_commit(
                 repo_id, operations, commit_message=message, repo_type=kind, parent_commit=head
@@ -127,25 +128,13 @@ def _remote_files(api: HfApi, repo_id: str, kind: str) -> dict[str, RepoFile]:
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
-def _is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
-    if remote is None:
-        return False
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    if size != remote.size:
+def _is_same(file: CommitOperationAdd, remote: RepoFile | None) -> bool:
+    if remote is None or file.upload_info.size != remote.size:
         return False
     if remote.lfs is not None:
-        return _digest(content, hashlib.sha256()) == remote.lfs.sha256
-    return _digest(content, hashlib.sha1(f"blob {size}\0".encode())) == remote.blob_id
-
-
-def _digest(content: Path | bytes, digest: "hashlib._Hash") -> str:
-    if isinstance(content, bytes):
-        digest.update(content)
-    else:
-        with content.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+        return file.upload_info.sha256.hex() == remote.lfs.sha256
+    with file.as_file() as handle:
+        return git_hash(handle.read()) == remote.blob_id
 
 
 def _is_replaced(name: str) -> bool:
@@ -158,10 +147,6 @@ def _tagged(api: HfApi, repo_id: str, kind: str, revision: str) -> str | None:
     if revision in {branch.name for branch in refs.branches}:
         raise UserError(f"revision: '{revision}' is a branch of {repo_id}; choose a tag, e.g. v1")
     return next((tag.target_commit for tag in refs.tags if tag.name == revision), None)
-
-
-def _source(content: Path | bytes) -> str | bytes:
-    return content if isinstance(content, bytes) else str(content)
 
 
 def _remember(publication: Publication, repo_id: str) -> None:
