@@ -162,7 +162,11 @@ def test_a_new_commit_on_the_hub_is_not_done(tmp_path):
 
         def ask(*words):
             done = subprocess.run(
-                [sys.executable, "-c", HUB_SCRIPT, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+                [sys.executable, "-c", HUB_SCRIPT, *words],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
             )
             assert done.returncode == 0, done.stderr
             return done.stdout.strip()
@@ -214,11 +218,15 @@ def test_results_of_other_settings_stay_unless_told(settings, tmp_path):
     make(settings)
     refuse_to_replace("cook", settings)
     settings.rate = 0.2
-    with pytest.raises(UserError, match="out: was made with rate 0.1, not 0.2; choose another output_dir, or add --rep"):
+    with pytest.raises(
+        UserError, match="out: was made with rate 0.1, not 0.2; choose another output_dir, or add --rep"
+    ):
         refuse_to_replace("cook", settings)
     with pytest.raises(UserError, match="holds the result of 'cook'"):
         refuse_to_replace("bake", settings)
     refuse_to_replace("cook", Settings(str(tmp_path / "elsewhere")))
+    (tmp_path / "out" / "stage.json").write_text("{")
+    refuse_to_replace("cook", settings)
 
 
 def test_replace_on_the_command_line(tmp_path, capsys, monkeypatch):
@@ -247,7 +255,10 @@ def test_a_killed_run_whose_children_live_on_blocks_nobody(tmp_path):
     while not started.exists() or not started.read_text():
         time.sleep(0.02)
     child = int(started.read_text())
-    with pytest.raises(UserError, match=rf"another run \(process {runner}\) is writing it"), only_run(lock, tmp_path / "out"):
+    with (
+        pytest.raises(UserError, match=rf"another run \(process {runner}\) is writing it"),
+        only_run(lock, tmp_path / "out"),
+    ):
         pass
     os.kill(runner, signal.SIGKILL)
     os.waitpid(runner, 0)

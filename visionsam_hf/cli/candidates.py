@@ -1,4 +1,4 @@
-"""`visionsam candidates` and `visionsam annotate oracle`: masks to be ranked, and simulated annotators who rank them."""
+"""`visionsam candidates` and `visionsam annotate oracle`: masks to be ranked, simulated annotators who rank them."""
 
 from collections.abc import Iterator
 from typing import Any

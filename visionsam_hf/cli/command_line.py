@@ -158,7 +158,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         choices = verbs or list(COMMANDS)
         near = difflib.get_close_matches(name, choices, n=1)
-        raise UserError(f"no command '{name}'; {f'did you mean {near[0]!r}?' if near else 'choose ' + ', '.join(choices)}")
+        hint = f"did you mean '{near[0]}'?" if near else f"choose {', '.join(choices)}"
+        raise UserError(f"no command '{name}'; {hint}")
     if any(word in ("-h", "--help") for word in rest):
         print(_parser(name, COMMANDS[name].settings).format_help())
         return 0

@@ -53,20 +53,29 @@ class EmbedSettings(CacheSettings):
 
 
 @dataclass
-class SFTInputs:
-    """What the stage reads, and where it writes."""
+class TrainingInputs:
+    """What sft and dpo read, and where they write."""
 
     model_name_or_path: str = setting(
         "",
-        "model to tune: a directory, a Hub id, or visionsam-tiny; a directory without weights starts at random",
+        "model to tune (dpo: and to compare with): a directory, a Hub id, or visionsam-tiny; a directory without "
+        "weights starts at random",
         required=True,
         input="model",
     )
-    dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
+    dataset: str = setting(
+        "", "data set, of masks for sft, of preferences for dpo: a directory or a Hub id", required=True, input=True
+    )
     train_split: str = setting("train", "split to learn from")
     eval_split: str | None = setting(None, "split to measure the loss on at the end, and every eval_steps if set")
-    max_train_images: int | None = setting(None, "use only so many images, drawn with the seed (default: all)")
     output_dir: str | None = setting(None, "directory of the tuned model")
+
+
+@dataclass
+class SFTInputs(TrainingInputs):
+    """What sft reads besides."""
+
+    max_train_images: int | None = setting(None, "use only so many images, drawn with the seed (default: all)")
 
 
 @dataclass
@@ -79,20 +88,7 @@ class SFTOptions(SFTSettings, SFTInputs):
 
 
 @dataclass
-class DPOInputs:
-    """What the stage reads, and where it writes."""
-
-    model_name_or_path: str = setting(
-        "", "model to tune and to compare with: a directory, a Hub id, or visionsam-tiny", required=True, input="model"
-    )
-    dataset: str = setting("", "preference data set: a directory or a Hub id", required=True, input=True)
-    train_split: str = setting("train", "split to learn from")
-    eval_split: str | None = setting(None, "split to measure the loss on at the end, and every eval_steps if set")
-    output_dir: str | None = setting(None, "directory of the tuned model")
-
-
-@dataclass
-class DPOOptions(DPOSettings, DPOInputs):
+class DPOOptions(DPOSettings, TrainingInputs):
     """Preference optimisation on ranked masks.
 
     Every field of transformers.TrainingArguments can be set too, e.g. max_steps, num_train_epochs,

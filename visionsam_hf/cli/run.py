@@ -1,4 +1,4 @@
-"""The contract of a run: checked inputs, a directory beside the final one until all is done, `stage.json`, one run at a time.
+"""The contract of a run: checked inputs, a directory beside the final one until all is done, `stage.json`, a lock.
 
 A run that fails or is killed leaves the result before it as it was, and never stands in the way of its repetition.
 """
@@ -50,7 +50,7 @@ _VERSIONED = (
 )
 # Where an output goes, and on how many processes it is made, is not part of what it is.
 _NOT_COMPARED = (
-    *("output_dir", "logging_dir", "run_name", "project", "num_proc", "dataloader_num_workers", "disable_tqdm"),
+    *("output_dir", "logging_dir", "run_name", "project", "num_proc", "processes", "dataloader_num_workers", "disable_tqdm"),
     *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"),
 )
 
@@ -112,7 +112,10 @@ def refuse_to_replace(stage: str, settings: Any) -> None:
     directory = Path(getattr(settings, "output_dir", None) or "")
     if not (directory / RECORD).is_file():
         return
-    record = read_record(directory)
+    try:
+        record = read_record(directory)
+    except UserError:
+        return  # a damaged record is no result
     before, now = _compared(record["settings"]), _compared(as_plain(settings))
     differing = [key for key in now if key in before and before[key] != now[key]]
     if record.get("stage") != stage:
@@ -126,7 +129,7 @@ def refuse_to_replace(stage: str, settings: Any) -> None:
 
 
 def check_inputs(settings: Any) -> None:
-    """Raise `UserError` for an input that is not there, and learn whether the Hub answers, before anything waits for it."""
+    """Raise `UserError` for an input that is not there; learn whether the Hub answers before anything waits for it."""
     for name, kind in inputs_of(settings).items():
         if not Path(resolve_model(name)).exists():
             fingerprint(name, kind)

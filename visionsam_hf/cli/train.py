@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from visionsam_hf.cli.options import DPOInputs, SFTInputs
+from visionsam_hf.cli.options import SFTInputs, TrainingInputs
 from visionsam_hf.cli.push import publish
 from visionsam_hf.cli.run import is_main_process, stage_run
 from visionsam_hf.data.dataset_directory import load_split
@@ -31,7 +31,7 @@ class SFTStage(SFTInputs, SamSFTConfig):
 
 
 @dataclass
-class DPOStage(DPOInputs, SamDPOConfig):
+class DPOStage(TrainingInputs, SamDPOConfig):
     """Settings of `visionsam dpo`: its inputs, the objective, and every field of `transformers.TrainingArguments`."""
 
 

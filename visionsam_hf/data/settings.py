@@ -1,6 +1,6 @@
 """YAML and command-line words to a command's settings dataclass.
 
-A settings dataclass declares its fields with `setting`, so that `--help`, the checks and `stage.json` all read one place.
+A settings dataclass declares its fields with `setting`: `--help`, the checks and `stage.json` all read one place.
 Choices and ranges are types: `Literal["quick", "full"]`, `Annotated[int, Field(ge=1)]`.
 """
 
@@ -89,8 +89,8 @@ def build_settings(
     """Settings from a YAML's `values`, with command-line `overrides` (words as typed, or values) on top.
 
     Raises:
-        UserError: an unknown key (naming the nearest one), a value of the wrong type or out of range, a missing required
-            key, or what `transformers` refuses.
+        UserError: an unknown key (naming the nearest one), a wrong value, a missing required key, or what `transformers`
+            refuses.
     """
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
     hints = type_hints(cast(Any, cls))
@@ -120,7 +120,8 @@ def build_settings(
 def unknown_key(origin: str, key: str, known: Iterable[str]) -> UserError:
     """What to say about a key that no field has."""
     near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
-    return UserError(f"{origin}: unknown key '{key}'; {f'did you mean {near[0]!r}?' if near else 'see --help for the keys'}")
+    hint = f"did you mean '{near[0]}'?" if near else "see --help for the keys"
+    return UserError(f"{origin}: unknown key '{key}'; {hint}")
 
 
 @functools.cache
@@ -145,7 +146,7 @@ def _takes_text(hint: Any) -> bool:
 
 
 def _as_yaml(text: str, hint: Any) -> Any:
-    """`--betas [0.9, 0.99]` is a list, `--embeddings null` nothing; `--revision 1.0` stays the string that is wanted."""
+    """`--betas [0.9, 0.99]` is a list, `--embeddings null` nothing; `--revision 1.0` stays text, as wanted there."""
     is_list = list in alternatives(hint)
     if hint is str or (is_list and text[:1] != "[" and text != "null"):
         return text
