@@ -86,7 +86,9 @@ class WindowAttention(nn.Module):
         count, cells, width = windows.shape
         qkv = self.qkv(self.layer_norm(windows)).view(count, cells, self.heads, 3, width // self.heads)
         query, key, value = qkv.permute(3, 0, 2, 1, 4).unbind(0)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=spread_bias(self.relative_bias))
+        # With a bias of four dimensions PyTorch takes its fast kernel on processors too, with three it does not.
+        bias = spread_bias(self.relative_bias).unsqueeze(0)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.proj(read.transpose(1, 2).reshape(count, cells, width))
 
 
