@@ -205,10 +205,12 @@ def _card(result: Conversion) -> str:
         f"{result.name} (Kirillov et al., 2023), or a model tuned from it such as MedSAM (Ma et al., 2024): their weights have"
         " the same names and shapes.",
     )
-    importing = "import visionsam_hf.models.mobile_sam  # tells the Auto classes\n" if result.model_type != "sam" else ""
+    ours = result.model_type != "sam" or result.min_max
+    importing = "import visionsam_hf.models.mobile_sam  # tells the Auto classes\n" if ours else ""
     loading = (
-        f"```python\n{importing}from transformers import AutoModelForMaskGeneration\n\n"
-        'model = AutoModelForMaskGeneration.from_pretrained("this directory")\n```'
+        f"```python\n{importing}from transformers import AutoModelForMaskGeneration, SamProcessor\n\n"
+        'model = AutoModelForMaskGeneration.from_pretrained("this directory")\n'
+        'processor = SamProcessor.from_pretrained("this directory")\n```'
     )
     steps = (
         "stretched to [0, 1] by its own smallest and largest value"

@@ -1,7 +1,8 @@
 """MobileSAM and LiteMedSAM: transformers' `SamModel` with a TinyViT as its vision encoder.
 
 Prompt encoder, mask decoder and everything that is done with them are SAM's own, so a `MobileSamModel` is a `SamModel`
-to all that trains, predicts or exports one. Importing this module tells the Auto classes of both.
+to all that trains, predicts or exports one. Importing this module tells the Auto classes of the model and, with it, of
+LiteMedSAM's image processor.
 """
 
 import copy
@@ -18,6 +19,7 @@ from transformers.models.sam.modeling_sam import (
     SamVisionNeck,
 )
 
+from visionsam_hf.models import image_processing  # noqa: F401
 from visionsam_hf.models.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig
 from visionsam_hf.models.tiny_vit import Stage, Stem, WindowAttention
 
