@@ -1,5 +1,7 @@
 """What happens to an image before the encoder, where it differs from SAM's own way."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from PIL.Image import Resampling
@@ -23,7 +25,7 @@ class MinMaxSamImageProcessor(SamImageProcessorPil):
     image_mean = [0.0, 0.0, 0.0]
     image_std = [1.0, 1.0, 1.0]
 
-    def resize(self, image: np.ndarray, size: SizeDict, resample: Resampling | None = None, **kwargs) -> np.ndarray:
+    def resize(self, image: np.ndarray, size: SizeDict, resample: Resampling | None = None, **kwargs: Any) -> np.ndarray:
         """(3, H, W) to the size whose longer side is asked for; maps of labels by their nearest pixel, as in SAM."""
         if resample != self.resample:
             return super().resize(image, size, resample=resample, **kwargs)
@@ -31,7 +33,7 @@ class MinMaxSamImageProcessor(SamImageProcessorPil):
         pixels = np.ascontiguousarray(np.moveaxis(image, 0, -1))
         return np.moveaxis(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), -1, 0)
 
-    def normalize(self, image: np.ndarray, mean: list[float], std: list[float], **kwargs) -> np.ndarray:
+    def normalize(self, image: np.ndarray, mean: list[float], std: list[float], **kwargs: Any) -> np.ndarray:
         """(3, H, W) of any range to float32 in [0, 1]; an image of one colour becomes zeros."""
         image = image.astype(np.float32)
         low, high = image.min(), image.max()

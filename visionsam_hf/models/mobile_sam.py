@@ -6,6 +6,7 @@ LiteMedSAM's image processor.
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class MobileSamVisionEncoder(MobileSamPreTrainedModel):
         return self.patch_embed
 
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> SamVisionEncoderOutput:
         """Embed images.
 

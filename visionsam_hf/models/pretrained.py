@@ -60,8 +60,7 @@ def locate_pretrained(name: str) -> Path | None:
     if (directory / "config.json").is_file() and (directory / "model.safetensors").is_file():
         return directory
     package = _PACKAGES.get(name)
-    file = None if package is None else _file_of(package)
-    if file is None:
+    if package is None or (file := _file_of(package)) is None:
         return None
     if sha256(file) != package.sha256:
         raise UserError(f"{file}: is not the file that {name} is known by; {package.install}")
