@@ -3,6 +3,8 @@
 The residual stream, the layer norms, the patch embedding and the neck stay float32; linear layers and attention run in
 bfloat16. The relative-position bias of an attention over 64 x 64 cells is 400 MB a layer: it is never built whole, but
 for a few hundred queries at a time, into one buffer that stays in the processor's cache.
+
+That is SAM's ViT. A MobileSAM's encoder is small enough to run in bfloat16 whole.
 """
 
 import torch
@@ -10,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import SamModel
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
+
+from visionsam_hf.models.mobile_sam import MobileSamVisionEncoder, in_bfloat16
 
 # Bytes of relative-position bias at a time. Measured: 4 to 16 MB a core are alike, the whole is half as slow again.
 _BIAS_BYTES = 32 * 2**20
@@ -27,6 +31,9 @@ class ImageEncoder:
         self._encoder = model.vision_encoder
         self._layers = None
         if fast and has_bfloat16(model.device):
+            if isinstance(self._encoder, MobileSamVisionEncoder):
+                self._encoder = in_bfloat16(self._encoder)
+                return
             with torch.inference_mode():
                 self._layers = [_Layer(layer, self._grid_side) for layer in self._encoder.layers]
 
@@ -44,7 +51,7 @@ class ImageEncoder:
         """(B, 3, side, side) pixels as the processor gives them to (B, C, h, w) float32 embeddings."""
         encoder = self._encoder
         if self._layers is None:
-            return encoder(pixels).last_hidden_state
+            return encoder(pixels.to(encoder.dtype)).last_hidden_state.float()
         hidden = encoder.patch_embed(pixels)
         if encoder.pos_embed is not None:
             hidden = hidden + encoder.pos_embed

