@@ -8,7 +8,7 @@ import torch
 from small_models import meta_weights, mobile_config, random_model, vit_config
 from transformers import SamModel, SamProcessor
 
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 from visionsam_hf.models.checkpoint_names import fold_batch_norms
 from visionsam_hf.models.conversion import convert_checkpoint
 from visionsam_hf.models.mobile_sam import MobileSamModel

@@ -5,14 +5,14 @@ import torch
 from small_models import mobile_config, random_model
 from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, AutoProcessor, SamModel
 
-from visionsam_hf.adapters import add_adapter
-from visionsam_hf.decoding import predict_tokens
-from visionsam_hf.encoding import ImageEncoder, has_bfloat16
-from visionsam_hf.export import compare, export_onnx
-from visionsam_hf.modeling import encoder_fingerprint, freeze, image_side, mask_side
+from visionsam_hf.models.decoder import predict_tokens
+from visionsam_hf.models.encoder import ImageEncoder, has_bfloat16
 from visionsam_hf.models.image_processing import make_processor
+from visionsam_hf.models.loading import encoder_fingerprint, freeze, image_side, mask_side
+from visionsam_hf.models.lora import add_adapter
 from visionsam_hf.models.mobile_sam import MobileSamModel, in_bfloat16
 from visionsam_hf.models.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig
+from visionsam_hf.models.onnx_export import compare, export_onnx
 from visionsam_hf.models.tiny_vit import WindowAttention, from_windows, spread_bias, to_windows
 
 BOX = torch.tensor([[[8.0, 10.0, 40.0, 50.0]]])

@@ -14,9 +14,9 @@ import pytest
 import torch
 from transformers import SamProcessor
 
-from visionsam_hf.decoding import predict_tokens
 from visionsam_hf.models import pretrained
 from visionsam_hf.models.conversion import convert_checkpoint
+from visionsam_hf.models.decoder import predict_tokens
 from visionsam_hf.models.image_processing import make_processor
 from visionsam_hf.models.mobile_sam import MobileSamModel
 

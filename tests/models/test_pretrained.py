@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import meta_weights, mobile_config, random_model
 
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 from visionsam_hf.models import pretrained
 from visionsam_hf.models.conversion import sha256
 from visionsam_hf.models.mobile_sam import MobileSamModel

@@ -77,6 +77,7 @@ COMMANDS = {
     "report": Command(options.ReportSettings, "report:run"),
     "push": Command(options.PushSettings, "push:run", words=("directory", "repo_id")),
     "merge": Command(options.MergeSettings, "export:run_merge", words=("adapter",)),
+    "convert": Command(options.ConvertSettings, "convert:run", words=("source",)),
     "export": Command(options.ExportSettings, "export:run", words=("model",), extra="onnx"),
     "predict": Command(options.PredictSettings, "predict:run"),
 }

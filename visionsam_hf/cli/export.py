@@ -5,6 +5,7 @@ import json
 from visionsam_hf.cli.options import ExportSettings, MergeSettings
 from visionsam_hf.cli.run import stage_run
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.models.image_processing import MinMaxSamImageProcessor
 from visionsam_hf.models.loading import load_model, load_processor, save_model
 from visionsam_hf.models.lora import find_adapter
 from visionsam_hf.models.onnx_export import compare, export_onnx
@@ -27,6 +28,8 @@ def run(settings: ExportSettings) -> None:
             "image_side": model.config.vision_config.image_size,
             "mean": list(image.image_mean),
             "std": list(image.image_std),
+            # Each image stretched to [0, 1] by its own range, instead of divided by 255.
+            "min_max": isinstance(image, MinMaxSamImageProcessor),
         }
         (run.directory / "preprocessing.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         run.results.update(iou=agreement.iou, logit_difference=agreement.logit_difference)

@@ -356,6 +356,20 @@ class MergeSettings:
 
 
 @dataclass
+class ConvertSettings:
+    """An original checkpoint (MobileSAM, LiteMedSAM, SAM, MedSAM) as a model directory."""
+
+    source: str = setting("", "checkpoint: a .pt or .pth file, or the directory of MobileSAM's ONNX pair", required=True)
+    output_dir: str = setting("", "directory of the model", required=True)
+    image_size: Count | None = setting(
+        None, "side of a MobileSAM's square, a multiple of 64 (default: what it was trained with, 1024)"
+    )
+    min_max: bool | None = setting(
+        None, "stretch each image to [0, 1] by its own range (default: for LiteMedSAM; give true for MedSAM)"
+    )
+
+
+@dataclass
 class ExportSettings:
     """ONNX files of the encoder and the decoder, checked against the model."""
 

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from visionsam_hf.data.errors import UserError, writing_error
 from visionsam_hf.data.records import (
+    PRETRAINED,
     RECORD,
     as_plain,
     content_hash,
@@ -131,6 +132,11 @@ def refuse_to_replace(stage: str, settings: Any) -> None:
 def check_inputs(settings: Any) -> None:
     """Raise `UserError` for an input that is not there; learn whether the Hub answers before anything waits for it."""
     for name, kind in inputs_of(settings).items():
+        if kind == "model" and name in PRETRAINED:
+            # Here, so that commands with other models are spared torch.
+            from visionsam_hf.models.pretrained import find_pretrained
+
+            find_pretrained(name)
         if not Path(resolve_model(name)).exists():
             fingerprint(name, kind)
 

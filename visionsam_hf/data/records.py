@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 RECORD = "stage.json"
 PUBLISHED = "published.json"  # where a directory was pushed to; no part of what it is
 PACKAGED_MODEL = "visionsam-tiny"
+PRETRAINED = ("lite-medsam", "mobile-sam")  # real SAMs by short names: visionsam_hf/models/pretrained.py
+MODELS_VARIABLE = "VISIONSAM_MODELS"
 
 HUB_SECONDS = 5.0  # to wait for the Hub before going on without it
 _OUTPUTS = ("outputs", "output", "out")  # no owner on the Hub is meant by a path that begins so
@@ -28,8 +30,16 @@ _SECRET = ("hub_token",)
 _PASSWORD = re.compile(r"(\w+://[^:/@\s]*):[^@/\s]+@")  # of a database, in its URL
 
 
+def models_directory() -> Path:
+    """Where converted models are kept: `$VISIONSAM_MODELS`, or `~/.cache/visionsam_hf/models`."""
+    given = os.environ.get(MODELS_VARIABLE)
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "visionsam_hf" / "models"
+
+
 def resolve_model(name_or_path: str) -> str:
-    """The packaged model's directory for its name; anything else (a directory or a Hub id) unchanged."""
+    """The directory that a short name stands for, there or not; anything else (a directory or a Hub id) unchanged."""
+    if name_or_path in PRETRAINED and not Path(name_or_path).exists():
+        return str(models_directory() / name_or_path)
     if name_or_path == PACKAGED_MODEL:
         return str(Path(__file__).parent.parent / "models" / "assets" / PACKAGED_MODEL)
     return name_or_path

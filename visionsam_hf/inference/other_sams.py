@@ -25,6 +25,8 @@ from visionsam_hf.embeddings.cache import decode_image
 from visionsam_hf.inference.prediction import PromptResult, iterate_answers, prompt_points
 from visionsam_hf.models.loading import load_weights
 from visionsam_hf.models.lora import find_adapter, first_line
+from visionsam_hf.models.mobile_sam_config import MobileSamConfig
+from visionsam_hf.models.pretrained import find_pretrained
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def model_family(name_or_path: str) -> str:
     """
     if find_adapter(name_or_path) is not None:
         return "sam"  # whose base is one, or it cannot have been trained here
+    find_pretrained(name_or_path)
     path = resolve_model(name_or_path)
     if looks_local(path) and not (Path(path) / "config.json").is_file():
         raise UserError(f"{name_or_path}: has no config.json; give a model directory, a Hub id, or visionsam-tiny")
@@ -79,6 +82,8 @@ def model_family(name_or_path: str) -> str:
     except (OSError, ValueError) as error:
         raise UserError(f"{name_or_path}: its config cannot be read ({first_line(error)}); check the name") from None
     family = values.get("model_type")
+    if family == MobileSamConfig.model_type:
+        return "sam"  # with another encoder
     if family != "sam" and family not in ADAPTERS:
         known = ", ".join(["sam", *ADAPTERS])
         raise UserError(f"{name_or_path}: is a '{family}' model; give one that takes prompts: {known}")

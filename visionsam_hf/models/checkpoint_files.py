@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 from visionsam_hf.models.tiny_vit import spread_bias
 
 _BIGGEST_ONNX_FILES = 2 * 2**30

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import SamConfig, SamModel
 
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
 from visionsam_hf.models.checkpoint_files import read_onnx_pair, read_pickled
 from visionsam_hf.models.checkpoint_names import (
     fold_batch_norms,

@@ -30,17 +30,13 @@ class ImageEncoder:
     def __init__(self, model: SamModel, *, fast: bool = True) -> None:
         self._encoder = model.vision_encoder
         self._layers = None
-        if fast and has_bfloat16(model.device):
+        self.is_fast = fast and has_bfloat16(model.device)  # whether it computes in 16 bits
+        if self.is_fast:
             if isinstance(self._encoder, MobileSamVisionEncoder):
                 self._encoder = in_bfloat16(self._encoder)
                 return
             with torch.inference_mode():
                 self._layers = [_Layer(layer, self._grid_side) for layer in self._encoder.layers]
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether it computes in 16 bits."""
-        return self._layers is not None
 
     @property
     def _grid_side(self) -> int:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamModel
 from transformers.models.sam.modeling_sam import SamAttention, SamMaskDecoder
 
+from visionsam_hf.models.mobile_sam import MobileSamModel
+from visionsam_hf.models.mobile_sam_config import MobileSamConfig
+
 
 def initialise(config: SamConfig, *, seed: int) -> SamModel:
     """A `SamModel` with random weights that can learn.
@@ -21,7 +24,7 @@ def initialise(config: SamConfig, *, seed: int) -> SamModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SamModel(config)
+        model = (MobileSamModel if isinstance(config, MobileSamConfig) else SamModel)(config)
         for module in model.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 module.reset_parameters()

