@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets_builders.masks import MaskFolder, MaskFolderConfig, Pair
+from datasets_builders.mask_folder import MaskFolder, MaskFolderConfig, Pair
 from datasets_builders.photographs import image_files
 from datasets_builders.planned import Plan, Remark, assign_splits
 from visionsam_hf.data.errors import UserError

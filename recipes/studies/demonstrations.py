@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from filelock import FileLock
 
-from datasets_builders.masks import MaskFolder
+from datasets_builders.mask_folder import MaskFolder
 from studies.analysis import summarise_demonstrations
 from studies.design import PAINTED, REAL, UNTRAINED, Cell, StudySettings, Task, key_of
 from studies.evidence_figures import write_figures

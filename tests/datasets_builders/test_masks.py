@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_builders.masks import MaskFolder
+from datasets_builders.mask_folder import MaskFolder
 from datasets_builders.photographs import mask_objects
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_mask, decode_rle

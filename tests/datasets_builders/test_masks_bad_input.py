@@ -7,7 +7,7 @@ import pytest
 from huge_png import huge_png
 from PIL import Image
 
-from datasets_builders.masks import MaskFolder
+from datasets_builders.mask_folder import MaskFolder
 from visionsam_hf.data.errors import UserError
 
 BOMB = huge_png(20_000, 15_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_builders.lookalikes import Leak, find_leaks
-from datasets_builders.masks import MaskFolder
+from datasets_builders.mask_folder import MaskFolder
 from datasets_builders.mvtec_ad import MVTecAD
 from datasets_builders.planned import PlannedBuilder, Remark
 from datasets_builders.synthetic import Synthetic
