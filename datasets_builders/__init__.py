@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_SOURCES = {"Vision": "vision", "MVTecAD": "mvtec_ad", "MaskFolder": "masks", "Synthetic": "synthetic"}
+_SOURCES = {"Vision": "vision", "MVTecAD": "mvtec_ad", "MaskFolder": "mask_folder", "Synthetic": "synthetic"}
 
 __all__ = ["MVTecAD", "MaskFolder", "Synthetic", "Vision"]
 
