@@ -10,9 +10,9 @@ pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
 from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
 from visionsam_hf.annotation.access import add_oracle
+from visionsam_hf.annotation.answers import Submission, snapshot
 from visionsam_hf.annotation.archive import backup, dump, restore
-from visionsam_hf.annotation.submission import Submission
-from visionsam_hf.annotation.tables import open_engine, reading, snapshot
+from visionsam_hf.annotation.database import open_engine, reading
 from visionsam_hf.data.errors import UserError
 
 

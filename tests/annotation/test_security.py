@@ -16,7 +16,6 @@ from visionsam_hf.annotation.access import (
     add_user,
     admit,
     allowed_hosts,
-    bind,
     find_user,
     is_loopback,
     list_users,
@@ -24,7 +23,8 @@ from visionsam_hf.annotation.access import (
     revoke_user,
     secret_path,
 )
-from visionsam_hf.annotation.tables import annotator, open_engine, reading
+from visionsam_hf.annotation.database import annotator, open_engine, reading
+from visionsam_hf.annotation.server import bind
 from visionsam_hf.data.errors import UserError
 
 

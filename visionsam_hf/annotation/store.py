@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine, and_, func, insert, or_, select, update
 
-from visionsam_hf.annotation.submission import Submission, by_candidate
-from visionsam_hf.annotation.tables import (
+from visionsam_hf.annotation.answers import Submission, apply_event
+from visionsam_hf.annotation.database import (
     annotator,
     answer,
-    apply_event,
     assignment,
     candidate,
     events,
@@ -38,7 +37,7 @@ class Refused(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Assignment:
     """A task in one annotator's hands. `order` says which candidate stands in which pane."""
 
     public: str
@@ -55,7 +54,7 @@ class Work:
 
 
 class Store:
-    """The annotation store behind an engine of `tables.open_engine`, once a project was put into it."""
+    """The annotation store behind an engine of `database.open_engine`, once a project was put into it."""
 
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.time, gate: float = 0.5) -> None:
         self.engine = engine
@@ -64,7 +63,7 @@ class Store:
 
     # ---- claiming -------------------------------------------------------------------------------------------------
 
-    def claim(self, annotator_id: int, count: int) -> list[Work]:
+    def claim(self, annotator_id: int, count: int) -> list[Assignment]:
         """Up to `count` tasks for one annotator: those already in their hands first, their leases renewed.
 
         A task is given out while its answers and live leases, of annotators of the same kind, are fewer than the overlap.
@@ -78,7 +77,7 @@ class Store:
                 if task_id is None:
                     break
                 held.append(self._assign(connection, annotator_id, task_id, round_, setup.seed, now))
-            return [self._work(connection, assignment_id) for assignment_id in held]
+            return [self._assignment(connection, assignment_id) for assignment_id in held]
 
     def heartbeat(self, annotator_id: int) -> None:
         """Renew the leases of what this annotator holds."""
@@ -90,12 +89,12 @@ class Store:
                 .values(lease_until=now + LEASE_SECONDS)
             )
 
-    def work(self, annotator_id: int, public: str) -> Work | None:
+    def assignment(self, annotator_id: int, public: str) -> Assignment | None:
         """What this public name stands for, if it is this annotator's."""
         query = select(assignment.c.id).where(assignment.c.public == public, assignment.c.annotator_id == annotator_id)
         with reading(self.engine) as connection:
             assignment_id = connection.execute(query).scalar()
-            return None if assignment_id is None else self._work(connection, assignment_id)
+            return None if assignment_id is None else self._assignment(connection, assignment_id)
 
     def _renew_held(self, connection: Connection, annotator_id: int, overlap: int, now: float, count: int) -> list[int]:
         query = (
@@ -182,7 +181,7 @@ class Store:
             )
         ).inserted_primary_key[0]
 
-    def _work(self, connection: Connection, assignment_id: int) -> Work:
+    def _assignment(self, connection: Connection, assignment_id: int) -> Assignment:
         row = connection.execute(
             select(assignment, task.c.kind, task.c.split, task.c.row)
             .join(task, task.c.id == assignment.c.task_id)
@@ -194,7 +193,7 @@ class Store:
         shown = [groups.index(group) for group in groups]
         seed = connection.execute(select(project.c.seed)).scalar()
         draw = np.random.default_rng([seed, _AUDIT, row.id]).random()
-        return Work(
+        return Assignment(
             row.public, row.task_id, row.kind, row.split, row.row, row.round, row.order, shown, draw < AUDIT_SHARE
         )
 
@@ -235,7 +234,7 @@ class Store:
                 "assignment_id": row.id,
                 "annotator_id": annotator_id,
                 "kind": kind,
-                "payload": by_candidate(submission, row.order, _twins(connection, row.task_id), size),
+                "payload": submission.by_candidate(row.order, _twins(connection, row.task_id), size),
                 "surplus": surplus,
                 "at": now,
             }

@@ -96,13 +96,13 @@ def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any)
 
 def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> None:
     require_extra()
-    from visionsam_hf.annotation.intake import rank_in_store, take_in
+    from visionsam_hf.annotation.database import open_engine
     from visionsam_hf.annotation.store import Store
-    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.tasks import import_tasks, rank_in_store
     from visionsam_hf.data.records import fingerprint
 
     engine = open_engine(settings.store, create=True)
-    take_in(engine, settings.candidates, datasets, fingerprint(settings.candidates), overlap=settings.annotators)
+    import_tasks(engine, settings.candidates, datasets, fingerprint(settings.candidates), overlap=settings.annotators)
     rank_in_store(
         Store(engine),
         datasets,
@@ -169,12 +169,12 @@ def run_serve(settings: ServeSettings) -> None:
     require_extra()
     import uvicorn
 
-    from visionsam_hf.annotation.access import admit, allowed_hosts, bind, read_secret
-    from visionsam_hf.annotation.images import Pictures
-    from visionsam_hf.annotation.intake import take_in
-    from visionsam_hf.annotation.server import Page, make_app
+    from visionsam_hf.annotation.access import admit, allowed_hosts, read_secret
+    from visionsam_hf.annotation.database import open_engine
+    from visionsam_hf.annotation.server import bind, make_app
     from visionsam_hf.annotation.store import Store
-    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.task_images import TaskImages
+    from visionsam_hf.annotation.tasks import import_tasks
     from visionsam_hf.data.records import fingerprint
 
     datasets = _load_candidates(settings.candidates, [])
@@ -182,7 +182,7 @@ def run_serve(settings: ServeSettings) -> None:
     secret = read_secret()
     engine = open_engine(settings.store, create=True)
     token = admit(engine, secret, settings.host, settings.store)
-    take_in(
+    import_tasks(
         engine,
         settings.candidates,
         datasets,
@@ -194,10 +194,10 @@ def run_serve(settings: ServeSettings) -> None:
     port = listener.getsockname()[1]
     app = make_app(
         Store(engine, gate=settings.gate),
-        Pictures(datasets, calibration),
+        TaskImages(datasets, calibration),
         secret,
         allowed_hosts(settings.host, port, settings.hostnames),
-        Page(settings.rubric),
+        rubric=settings.rubric,
     )
     shown = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
@@ -301,7 +301,7 @@ def run_users(settings: UsersSettings) -> None:
     import time
 
     from visionsam_hf.annotation.access import add_user, list_users, read_secret, revoke_user
-    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.database import open_engine
 
     engine = open_engine(settings.store, create=settings.action == "add")
     if settings.action == "add":
@@ -320,8 +320,8 @@ def _statistics(settings: StatsSettings | ExportSettings) -> tuple[dict[str, Any
     import datetime
 
     from visionsam_hf.annotation.agreement_page import render
-    from visionsam_hf.annotation.answers import count_undone, load_answers, load_tasks
-    from visionsam_hf.annotation.intake import truth_rankings
+    from visionsam_hf.annotation.answers import count_undone, load_answers
+    from visionsam_hf.annotation.tasks import load_tasks, truth_rankings
     from visionsam_hf.preferences.ranking_statistics import describe
 
     engine, known, datasets = _open_store(settings)
@@ -335,12 +335,12 @@ def _statistics(settings: StatsSettings | ExportSettings) -> tuple[dict[str, Any
 
 def _open_store(settings: Any) -> tuple[Any, Any, dict[str, Any]]:
     """The store's engine, its project and the candidate set that it is about."""
-    from visionsam_hf.annotation.answers import project_of
-    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.database import open_engine
+    from visionsam_hf.annotation.tasks import load_project
     from visionsam_hf.data.records import fingerprint
 
     engine = open_engine(settings.store)
-    known = project_of(engine)
+    known = load_project(engine)
     if known is None:
         raise UserError(f"{_without_password(settings.store)}: holds no tasks yet; start 'visionsam annotate serve'")
     name = settings.candidates or known.candidates

@@ -34,7 +34,7 @@ def _copy(settings: CopySettings, verb: str) -> None:
     from pathlib import Path
 
     from visionsam_hf.annotation import archive
-    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.database import open_engine
 
     if verb == "restore" and not Path(settings.file).is_file():
         raise UserError(f"{settings.file}: no such file; give one that 'visionsam annotate dump' wrote")
