@@ -50,9 +50,9 @@ def served(tmp_path):
     """served(candidates, **settings) -> (address, token or None): the real server in a thread, stopped at the end."""
     import uvicorn
 
-    from visionsam_hf.annotation.access import admit, allowed_hosts, read_secret
+    from visionsam_hf.annotation.access import admit, allowed_hosts, bind, read_secret
     from visionsam_hf.annotation.database import open_engine
-    from visionsam_hf.annotation.server import bind, make_app
+    from visionsam_hf.annotation.server import make_app
     from visionsam_hf.annotation.store import Store
     from visionsam_hf.annotation.task_images import TaskImages
     from visionsam_hf.annotation.tasks import import_tasks

@@ -1,4 +1,4 @@
-"""Access to the annotation page: which requests are let in, and whose: annotators hold tokens, kept as keyed hashes."""
+"""Access to the annotation page: where it listens, which requests are let in, and whose; tokens are kept as hashes."""
 
 import contextlib
 import hashlib
@@ -118,6 +118,18 @@ def allowed_hosts(host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
     # A browser leaves the usual port out.
     return [f"{name}:{port}" for name in names] + (names if port == 80 else [])
 
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to this address, or a `UserError` that says why not."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{host}:{port}: cannot listen there ({reason}); choose another --port or --host") from None
+    return listener
+
 
 LOCAL_USER = "local"
 _NAME = re.compile(r"[\w .@-]{1,64}")
@@ -213,7 +225,7 @@ def find_user(engine: Engine, secret: bytes, token: str) -> int | None:
         annotator.c.token_hash == hash_token(secret, token), annotator.c.revoked.is_(None), annotator.c.kind == "human"
     )
     with reading(engine) as connection:
-        return connection.execute(query).scalar()
+        return connection.scalar(query)
 
 
 def admit(engine: Engine, secret: bytes, host: str, store: str) -> str | None:

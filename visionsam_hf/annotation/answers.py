@@ -159,14 +159,12 @@ def load_answers(engine: Engine) -> list[Answer]:
         select(assignment.c.task_id, task.c.kind.label("task_kind"), task.c.split, task.c.row, assignment.c.round)
         .add_columns(annotator.c.name.label("annotator"), annotator.c.kind, answer.c.status, answer.c.ranking)
         .add_columns(assignment.c.order, answer.c.surplus, answer.c.at, answer.c.detail)
-        .join(assignment, assignment.c.id == answer.c.assignment_id)
-        .join(task, task.c.id == assignment.c.task_id)
-        .join(annotator, annotator.c.id == assignment.c.annotator_id)
+        .select_from(answer.join(assignment).join(task).join(annotator))
         .order_by(assignment.c.task_id, annotator.c.id, assignment.c.round)
     )
     people = select(annotator.c.name).where(annotator.c.kind == "human").order_by(annotator.c.id)
     with reading(engine) as connection:
-        pseudonyms = {name: f"annotator-{n}" for n, name in enumerate(connection.execute(people).scalars(), 1)}
+        pseudonyms = {name: f"annotator-{n}" for n, name in enumerate(connection.scalars(people), 1)}
         return [
             Answer(**{**row, "annotator": pseudonyms.get(row["annotator"], row["annotator"])})
             for row in connection.execute(query).mappings()
@@ -176,4 +174,4 @@ def load_answers(engine: Engine) -> list[Answer]:
 def count_undone(engine: Engine) -> int:
     """How many answers were taken back."""
     with reading(engine) as connection:
-        return connection.execute(select(func.count()).select_from(events).where(events.c.kind == "undo")).scalar()
+        return connection.scalar(select(func.count(events.c.seq)).where(events.c.kind == "undo"))

@@ -86,7 +86,7 @@ def restore(engine: Engine, source: Path) -> int:
         ) from None
     count = 0
     with file, writing(engine) as connection:
-        if connection.execute(select(project.c.id)).first() is not None:
+        if connection.scalar(select(project.c.id)) is not None:
             raise UserError("the store is not empty; give the name of a new one")
         for table, found in itertools.groupby(_read_rows(file, source), key=lambda item: item[0]):
             while batch := [row for _, row in itertools.islice(found, _BATCH)]:
@@ -130,7 +130,7 @@ def _advance_sequences(connection: Connection) -> None:
     for table in metadata.sorted_tables:
         column = table.autoincrement_column
         if column is not None:
-            top = connection.execute(select(func.max(column))).scalar() or 1
+            top = connection.scalar(select(func.max(column))) or 1
             connection.execute(
                 text("SELECT setval(pg_get_serial_sequence(:name, :column), :top)"),
                 {"name": table.name, "column": column.name, "top": top},

@@ -1,7 +1,6 @@
 """The annotation page's server: a few JSON endpoints, three pictures a task, and the static page."""
 
 import dataclasses
-import socket
 from importlib import resources
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -13,18 +12,12 @@ from visionsam_hf.annotation.access import AccessMiddleware, find_user
 from visionsam_hf.annotation.answers import Submission
 from visionsam_hf.annotation.store import Assignment, Refused, Store
 from visionsam_hf.annotation.task_images import TaskImage, TaskImages, feedback_numbers, masks_png, photo_png, truth_png
-from visionsam_hf.data.errors import UserError
 from visionsam_hf.preferences.rubric import CRITERIA
 
 COOKIE = "visionsam_annotator"
 # The task on the screen, and three behind it.
 PREFETCH = 4
-_MEDIA_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,27 +72,22 @@ class Service:
         return {"ok": False, "uuid": str(raw.get("uuid"))[:64], "reason": reason}
 
 
-class Token(BaseModel):
-    """What logging in takes."""
-
-    model_config = ConfigDict(extra="forbid")
-    token: str = Field(min_length=1, max_length=200)
-
-
-class Batch(BaseModel):
-    """Submissions, in the order they were made; answered with what is to do next."""
-
-    model_config = ConfigDict(extra="forbid")
-    events: list[dict[str, Any]] = Field(min_length=1, max_length=100)
-
-
 class Nothing(BaseModel):
     """An empty body."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-# ---- what the endpoints ask for -------------------------------------------------------------------------------------
+class Token(Nothing):
+    """What logging in takes."""
+
+    token: str = Field(min_length=1, max_length=200)
+
+
+class Batch(Nothing):
+    """Submissions, in the order they were made; answered with what is to do next."""
+
+    events: list[dict[str, Any]] = Field(min_length=1, max_length=100)
 
 
 async def _service(request: Request) -> Service:
@@ -129,15 +117,15 @@ def _held(public: str, served: Served, annotator: CurrentAnnotator) -> Assignmen
 Held = Annotated[Assignment, Depends(_held)]
 
 
-def _practised(held: Held, served: Served) -> Assignment:
-    if held.kind != "calibration" or served.store.answer(held.public) is None:
+def _practised(held: Held, served: Served) -> tuple[Assignment, dict[str, Any]]:
+    answer = served.store.answer(held.public)
+    if held.kind != "calibration" or answer is None:
         raise HTTPException(404, "no such task in your hands")
-    return held
+    return held, answer
 
 
-Practised = Annotated[Assignment, Depends(_practised)]
-
-# ---- the endpoints ----------------------------------------------------------------------------------------------------
+# A calibration task and its answer: only then may the truth be seen.
+Practised = Annotated[tuple[Assignment, dict[str, Any]], Depends(_practised)]
 
 router = APIRouter()
 
@@ -228,19 +216,18 @@ def masks(held: Held, served: Served) -> Response:
 
 
 @router.get("/api/task/{public}/truth.png")
-def truth(held: Practised, served: Served) -> Response:
+def truth(practised: Practised, served: Served) -> Response:
     """The truth of an answered practice task."""
-    return _png(truth_png(served.image(held)))
+    return _png(truth_png(served.image(practised[0])))
 
 
 @router.get("/api/task/{public}/feedback")
-def feedback(held: Practised, served: Served) -> dict[str, Any]:
+def feedback(practised: Practised, served: Served) -> dict[str, Any]:
     """An answered practice task: the ranking by the truth beside the annotator's, and the criteria of each mask."""
-    answer, truth_ranking = served.store.answer(held.public), served.store.truth_ranking(held.task_id)
-    if answer is None or truth_ranking is None:
-        raise HTTPException(404, "nothing to compare with")
+    held, answer = practised
+    by_truth = served.store.truth_ranking(held.task_id)
     return {
-        "truth": [truth_ranking[place] for place in held.order],
+        "truth": [by_truth[place] for place in held.order],
         "yours": None if answer["ranking"] is None else [answer["ranking"][place] for place in held.order],
         "numbers": feedback_numbers(served.image(held), held.order),
     }
@@ -249,9 +236,6 @@ def feedback(held: Practised, served: Served) -> dict[str, Any]:
 def _png(content: bytes) -> Response:
     # An assignment's pictures never change, and its name is known to one person.
     return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600, immutable"})
-
-
-# ---- starting ---------------------------------------------------------------------------------------------------------
 
 
 def make_app(store: Store, images: TaskImages, secret: bytes, hosts: list[str], *, rubric: str = "quick") -> Any:
@@ -270,16 +254,3 @@ def make_app(store: Store, images: TaskImages, secret: bytes, hosts: list[str], 
     app.state.service = Service(store, images, secret, rubric, files)
     app.include_router(router)
     return AccessMiddleware(app, hosts=hosts)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to this address, or a `UserError` that says why not."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{host}:{port}: cannot listen there ({reason}); choose another --port or --host") from None
-    return listener

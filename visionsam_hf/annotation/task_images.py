@@ -20,7 +20,10 @@ _KEPT = 64
 
 @dataclasses.dataclass(frozen=True)
 class TaskImage:
-    """A row of a candidate set, decoded, within `window` (x1, y1, x2, y2) of the original; `size` is the original's height and width."""
+    """A row of a candidate set, decoded, within `window` (x1, y1, x2, y2) of the original.
+
+    `photo` is (H, W, 3) uint8, `masks` (3, H, W) bool, `truth` (H, W) bool; `size` is the original's height and width.
+    """
 
     photo: np.ndarray
     masks: np.ndarray

@@ -64,7 +64,7 @@ def import_tasks(
     ]
     rows += [_task(name, *row, kind="ranked") for row in _rows(datasets)]
     with writing(engine) as connection:
-        if connection.execute(select(project.c.id)).first() is not None:
+        if connection.scalar(select(project.c.id)) is not None:
             raise UserError("another process is filling this store; start again when it is done")
         connection.execute(
             insert(project).values(
