@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from visionsam_hf.annotation.database import annotator, answer, assignment, events, reading, task, writing
@@ -21,10 +21,9 @@ Coordinate = Annotated[float, Field(ge=-1e5, le=1e5)]
 Point = tuple[Coordinate, Coordinate]
 
 
-class Region(BaseModel):
+class Region(BaseModel, extra="forbid"):
     """A lasso round a mistake of one mask."""
 
-    model_config = ConfigDict(extra="forbid")
     pane: int = Field(ge=0, lt=PANES)
     label: Literal["missed", "extra", "ragged", "speckle"]
     points: list[Point] = Field(min_length=3, max_length=500)
@@ -36,10 +35,9 @@ def _is_uuid(value: str) -> str:
     return value
 
 
-class Submission(BaseModel):
+class Submission(BaseModel, extra="forbid"):
     """One answer, or taking one back. Everything by pane, as the annotator saw it."""
 
-    model_config = ConfigDict(extra="forbid")
     uuid: Annotated[str, AfterValidator(_is_uuid)]
     assignment: str = Field(min_length=8, max_length=64)
     kind: Literal["submit", "undo", "skip", "flag"]

@@ -1,12 +1,11 @@
 """The annotation page's server: a few JSON endpoints, three pictures a task, and the static page."""
 
 import dataclasses
-from importlib import resources
-from pathlib import PurePath
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from visionsam_hf.annotation.access import AccessMiddleware, find_user
 from visionsam_hf.annotation.answers import Submission
@@ -15,8 +14,7 @@ from visionsam_hf.annotation.task_images import TaskImage, TaskImages, feedback_
 from visionsam_hf.preferences.rubric import CRITERIA
 
 COOKIE = "visionsam_annotator"
-# The task on the screen, and three behind it.
-PREFETCH = 4
+PREFETCH = 4  # the task on the screen, and three behind it
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -53,8 +51,8 @@ class Service:
 
     def next_tasks(self, annotator: int) -> dict[str, Any]:
         """What is to do next, and how far everyone is."""
-        tasks = [self.shown(held) for held in self.store.claim(annotator, PREFETCH)]
-        return {"tasks": tasks, "progress": self.store.progress(annotator)}
+        held = self.store.claim(annotator, PREFETCH)
+        return {"tasks": [self.shown(one) for one in held], "progress": self.store.progress(annotator)}
 
     def take(self, annotator: int, raw: dict[str, Any]) -> dict[str, Any]:
         """One submission of a batch: a bad one must not keep the others from being saved."""
@@ -72,10 +70,8 @@ class Service:
         return {"ok": False, "uuid": str(raw.get("uuid"))[:64], "reason": reason}
 
 
-class Nothing(BaseModel):
+class Nothing(BaseModel, extra="forbid"):
     """An empty body."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Token(Nothing):
@@ -126,7 +122,6 @@ def _practised(held: Held, served: Served) -> tuple[Assignment, dict[str, Any]]:
 
 # A calibration task and its answer: only then may the truth be seen.
 Practised = Annotated[tuple[Assignment, dict[str, Any]], Depends(_practised)]
-
 router = APIRouter()
 
 
@@ -141,7 +136,7 @@ def static_file(name: str, served: Served) -> Response:
     """Scripts, styles and the icon."""
     if name not in served.static_files:
         raise HTTPException(404, "no such file")
-    media_type = _MEDIA_TYPES[PurePath(name).suffix]
+    media_type = _MEDIA_TYPES[Path(name).suffix]
     return Response(served.static_files[name], media_type=media_type, headers={"cache-control": "no-cache"})
 
 
@@ -183,8 +178,7 @@ def heartbeat(_: Nothing, served: Served, annotator: CurrentAnnotator) -> dict[s
 @router.post("/api/events")
 def events(body: Batch, served: Served, annotator: CurrentAnnotator) -> dict[str, Any]:
     """Answers in, the next tasks out."""
-    results = [served.take(annotator, raw) for raw in body.events]
-    return {"results": results} | served.next_tasks(annotator)
+    return {"results": [served.take(annotator, raw) for raw in body.events]} | served.next_tasks(annotator)
 
 
 @router.post("/api/calibration")
@@ -248,8 +242,8 @@ def make_app(store: Store, images: TaskImages, secret: bytes, hosts: list[str], 
         hosts: values of the Host header that are answered, such as "127.0.0.1:8712".
         rubric: "full" asks for marks of each mask in calibration and audits, "quick" never does.
     """
-    static = resources.files("visionsam_hf.annotation") / "static"
-    files = {file.name: file.read_bytes() for file in static.iterdir() if PurePath(file.name).suffix in _MEDIA_TYPES}
+    static = Path(__file__).parent / "static"
+    files = {file.name: file.read_bytes() for file in static.iterdir() if file.suffix in _MEDIA_TYPES}
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="visionsam annotate")
     app.state.service = Service(store, images, secret, rubric, files)
     app.include_router(router)

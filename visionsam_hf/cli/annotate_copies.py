@@ -51,5 +51,5 @@ def require_extra() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"annotate: needs the package '{error.name}'; run: pip install 'visionsam_hf[annotate]'"
+            f"annotate: needs the package '{error.name}'; run, in the clone: pip install -e '.[annotate]'"
         ) from None
