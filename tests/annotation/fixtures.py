@@ -19,14 +19,14 @@ def own_secret(tmp_path, monkeypatch):
 @pytest.fixture
 def make_store(tmp_path, monkeypatch):
     """make_store(count, ...) -> (Store, datasets): a new SQLite store with `count` tasks."""
-    from visionsam_hf.annotation.intake import take_in
+    from visionsam_hf.annotation.database import open_engine
     from visionsam_hf.annotation.store import Store
-    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.tasks import import_tasks
     from visionsam_hf.cli.candidates import load_candidates
 
     made = []
     # Which pane shows what, and when gold comes, must not differ from run to run.
-    monkeypatch.setattr("visionsam_hf.annotation.intake.secrets.randbelow", lambda _: 7)
+    monkeypatch.setattr("visionsam_hf.annotation.tasks.secrets.randbelow", lambda _: 7)
 
     def make(count=3, *, overlap=2, calibration=0, clock=time.time, url=None, name="store.sqlite", **options):
         directory = write_candidate_set(tmp_path / f"candidates-{len(made)}", {"train": count}, **options)
@@ -37,7 +37,7 @@ def make_store(tmp_path, monkeypatch):
             practice = (str(where), load_candidates(str(where), []))
         engine = open_engine(url or str(tmp_path / name), create=True)
         made.append(engine)
-        take_in(engine, str(directory), datasets, "fingerprint", overlap=overlap, calibration=practice)
+        import_tasks(engine, str(directory), datasets, "fingerprint", overlap=overlap, calibration=practice)
         return Store(engine, clock=clock), datasets
 
     yield make
@@ -51,11 +51,11 @@ def served(tmp_path):
     import uvicorn
 
     from visionsam_hf.annotation.access import admit, allowed_hosts, bind, read_secret
-    from visionsam_hf.annotation.images import Pictures
-    from visionsam_hf.annotation.intake import take_in
-    from visionsam_hf.annotation.server import Page, make_app
+    from visionsam_hf.annotation.database import open_engine
+    from visionsam_hf.annotation.server import make_app
     from visionsam_hf.annotation.store import Store
-    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.task_images import TaskImages
+    from visionsam_hf.annotation.tasks import import_tasks
     from visionsam_hf.cli.candidates import load_candidates
 
     with contextlib.ExitStack() as stack:
@@ -68,7 +68,7 @@ def served(tmp_path):
             stack.callback(engine.dispose)
             secret = read_secret()
             token = admit(engine, secret, "127.0.0.1", path)
-            take_in(
+            import_tasks(
                 engine,
                 str(candidates),
                 datasets,
@@ -80,10 +80,10 @@ def served(tmp_path):
             port = listener.getsockname()[1]
             app = make_app(
                 Store(engine, gate=gate),
-                Pictures(datasets, practice),
+                TaskImages(datasets, practice),
                 secret,
                 allowed_hosts("127.0.0.1", port),
-                Page(rubric),
+                rubric=rubric,
             )
             server = uvicorn.Server(
                 uvicorn.Config(app, log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1)

@@ -10,9 +10,9 @@ pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 
 from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
 from visionsam_hf.annotation.access import add_oracle
+from visionsam_hf.annotation.answers import Submission, snapshot
 from visionsam_hf.annotation.archive import backup, dump, restore
-from visionsam_hf.annotation.submission import Submission
-from visionsam_hf.annotation.tables import open_engine, reading, snapshot
+from visionsam_hf.annotation.database import open_engine, reading
 from visionsam_hf.data.errors import UserError
 
 
@@ -63,10 +63,28 @@ def test_a_damaged_dump_changes_nothing(filled, tmp_path):
         "cut short": lines[:-1],
         "line 1 is damaged": [json.dumps({"table": "x"})],
         "newer version": [json.dumps({"visionsam_annotation_store": 99})],
+        "line 1 is damaged; dump": ["SQLite format 3\udcff"],
+        "is damaged .*NOT NULL": [line.replace('"overlap": 1', '"overlap": null') for line in lines],
     }
     for message, content in broken.items():
-        (tmp_path / "bad.jsonl").write_text("\n".join(content))
+        (tmp_path / "bad.jsonl").write_bytes("\n".join(content).encode(errors="surrogateescape"))
         copy = open_engine(str(tmp_path / "new.sqlite"), create=True)
         with pytest.raises(UserError, match=message):
             restore(copy, tmp_path / "bad.jsonl")
         assert answers(copy) == []
+
+
+def test_a_dump_that_fails_leaves_nothing(filled, tmp_path, monkeypatch):
+    engine, _ = filled
+    written = []
+
+    def dumps(value):
+        written.append(value)
+        if len(written) == 5:
+            raise OSError(28, "No space left on device")
+        return json.JSONEncoder().encode(value)
+
+    monkeypatch.setattr("visionsam_hf.annotation.archive.json.dumps", dumps)
+    with pytest.raises(UserError, match="No space left"):
+        dump(engine, tmp_path / "store.jsonl")
+    assert list(tmp_path.glob("store.jsonl*")) == []

@@ -21,8 +21,8 @@ from tests.annotation.browser import Client, ranking_event
 from tests.annotation.fixtures import free_port, own_secret  # noqa: F401
 from tests.candidate_sets import write_candidate_set
 from visionsam_hf.annotation.access import add_user, read_secret
-from visionsam_hf.annotation.answers import load_answers
-from visionsam_hf.annotation.tables import events, open_engine, reading, rebuild, snapshot
+from visionsam_hf.annotation.answers import load_answers, rebuild, snapshot
+from visionsam_hf.annotation.database import events, open_engine, reading
 
 # VISIONSAM_STRESS=1 runs the size that the documentation reports.
 ANNOTATORS, TASKS, KILLS = (8, 300, 20) if os.environ.get("VISIONSAM_STRESS") else (4, 6, 2)

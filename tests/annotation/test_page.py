@@ -16,7 +16,7 @@ from sqlalchemy import select
 from tests.annotation.fixtures import free_port, own_secret, served  # noqa: F401
 from tests.candidate_sets import write_candidate_set
 from visionsam_hf.annotation.answers import load_answers
-from visionsam_hf.annotation.tables import events, reading
+from visionsam_hf.annotation.database import events, reading
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -189,7 +189,7 @@ def test_answers_wait_in_the_browser_while_the_server_is_away(served, visit, tmp
 
 def test_two_annotators_at_once(served, visit, tmp_path):
     from visionsam_hf.annotation.access import add_user, read_secret
-    from visionsam_hf.annotation.tables import open_engine
+    from visionsam_hf.annotation.database import open_engine
 
     store = tmp_path / "two.sqlite"
     engine = open_engine(str(store), create=True)

@@ -1,8 +1,10 @@
 """The pictures of docs/annotation.md: VISIONSAM_PICTURES=docs/annotation pytest tests/annotation/test_pictures.py writes them."""
 
+import datetime
 import json
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from tests.annotation.rubric_picture import rubric_picture
 from tests.annotation.test_page import chromium, until, visit  # noqa: F401
 from tests.annotation.test_page import pytestmark as needs_browser
 from tests.world_candidates import write_world_candidates
+from visionsam_hf.annotation.agreement_page import render
+from visionsam_hf.preferences.ranking_statistics import Answer, Task, describe
 
 
 @pytest.fixture
@@ -67,13 +71,18 @@ class TestScreens:
         assert (album / "agreement.png").stat().st_size > 10_000
 
 
+def test_the_agreement_page_is_one_file_in_the_page_s_colours_and_the_same_each_time():
+    page = example_agreement()
+    assert page == example_agreement()
+    assert page.count("<svg") == 3 and "http" not in page
+    plots = "".join(part.split("</svg>")[0] for part in page.split("<svg")[1:])
+    assert set(re.findall(r"#[0-9a-f]{6}", plots)) == set(), "a colour that does not follow light and dark"
+    for text in ("Krippendorff", "no data", "pane 3", "seconds a task"):
+        assert text in plots
+
+
 def example_agreement() -> str:
     """The agreement page of 4 made-up annotators, one of them careless, on 120 tasks."""
-    import datetime
-
-    from visionsam_hf.annotation.agreement_page import render
-    from visionsam_hf.preferences.ranking_statistics import Answer, Task, describe
-
     rng = random.Random(1)
     tasks = {
         number: Task(number, "ranked", "train", number, None, [rng.random() for _ in range(3)]) for number in range(120)

@@ -19,9 +19,9 @@ from sqlalchemy.exc import DatabaseError
 
 from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
 from visionsam_hf.annotation.access import add_oracle
+from visionsam_hf.annotation.answers import Submission, rebuild, snapshot
 from visionsam_hf.annotation.archive import backup, dump, restore
-from visionsam_hf.annotation.submission import Submission
-from visionsam_hf.annotation.tables import events, open_engine, reading, rebuild, snapshot, writing
+from visionsam_hf.annotation.database import events, open_engine, reading, writing
 from visionsam_hf.data.errors import UserError
 
 TOOLS = [shutil.which(name) for name in ("initdb", "pg_ctl", "postgres")]

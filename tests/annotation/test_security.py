@@ -1,6 +1,7 @@
 """Each rule of the server's door, attacked."""
 
 import json
+import os
 import stat
 
 import pytest
@@ -24,7 +25,7 @@ from visionsam_hf.annotation.access import (
     revoke_user,
     secret_path,
 )
-from visionsam_hf.annotation.tables import annotator, open_engine, reading
+from visionsam_hf.annotation.database import annotator, open_engine, reading
 from visionsam_hf.data.errors import UserError
 
 
@@ -239,6 +240,21 @@ def test_tokens_are_stored_hashed_and_the_secret_is_private(tmp_path):
     secret_path().chmod(0o644)
     with pytest.raises(UserError, match="chmod 600"):
         read_secret()
+
+
+def test_two_servers_that_start_at_once_get_the_same_secret(monkeypatch):
+    other = []
+
+    def token_bytes(count):
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CONFIG_HOME", home)
+        other.append(read_secret())
+        return bytes(count)
+
+    home = os.environ["XDG_CONFIG_HOME"]
+    monkeypatch.setattr("visionsam_hf.annotation.access.secrets.token_bytes", token_bytes)
+    assert [read_secret()] == other
+    assert [file.name for file in secret_path().parent.iterdir()] == [secret_path().name]
 
 
 def test_users_come_and_go(tmp_path):

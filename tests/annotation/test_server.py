@@ -13,7 +13,7 @@ pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 from tests.annotation.browser import Client, ranking_event
 from tests.annotation.fixtures import own_secret, served  # noqa: F401
 from tests.candidate_sets import candidate_row, write_candidate_set
-from visionsam_hf.annotation.images import view_window
+from visionsam_hf.annotation.task_images import view_window
 from visionsam_hf.data.masks import decode_rle
 
 
@@ -91,6 +91,7 @@ def test_the_static_page_has_all_it_names(page):
         "outline.js",
         "screens.js",
         "chooser.js",
+        "keys.js",
     ):
         status, headers, content = page.get(f"/static/{name}")
         assert status == 200 and len(content) > 100

@@ -12,9 +12,9 @@ from sqlalchemy.exc import DatabaseError
 
 from tests.annotation.fixtures import make_store, own_secret  # noqa: F401
 from visionsam_hf.annotation.access import add_oracle, add_user
+from visionsam_hf.annotation.answers import Submission, rebuild, snapshot
+from visionsam_hf.annotation.database import answer, events, open_engine, project, reading, writing
 from visionsam_hf.annotation.store import LEASE_SECONDS, Refused
-from visionsam_hf.annotation.submission import Submission
-from visionsam_hf.annotation.tables import answer, events, open_engine, project, reading, rebuild, snapshot, writing
 from visionsam_hf.data.errors import UserError
 
 
@@ -29,7 +29,7 @@ class Clock:
 def person(store, name):
     add_user(store.engine, b"secret", name)
     with reading(store.engine) as connection:
-        from visionsam_hf.annotation.tables import annotator
+        from visionsam_hf.annotation.database import annotator
 
         return connection.execute(select(annotator.c.id).where(annotator.c.name == name)).scalar()
 
@@ -231,7 +231,7 @@ def test_calibration_comes_first_and_gates(make_store):
 def test_gold_and_repeats_come_now_and_then(make_store, monkeypatch):
     for name, value in (("GOLD_SHARE", 0.3), ("REPEAT_SHARE", 0.3), ("REPEAT_AFTER", 2)):
         monkeypatch.setattr(f"visionsam_hf.annotation.store.{name}", value)
-    monkeypatch.setattr("visionsam_hf.annotation.intake.CALIBRATION_TASKS", 1)
+    monkeypatch.setattr("visionsam_hf.annotation.tasks.CALIBRATION_TASKS", 1)
     store, _ = make_store(12, overlap=1, calibration=5)
     ann = person(store, "ann")
     kinds = []
@@ -247,12 +247,12 @@ def test_gold_and_repeats_come_now_and_then(make_store, monkeypatch):
 
 
 def test_a_store_is_about_one_candidate_set(make_store):
-    from visionsam_hf.annotation.intake import take_in
+    from visionsam_hf.annotation.tasks import import_tasks
 
     store, datasets = make_store(1, overlap=2)
     with pytest.raises(UserError, match="not the candidate set"):
-        take_in(store.engine, "other", datasets, "another fingerprint", overlap=2)
-    take_in(store.engine, "same", datasets, "fingerprint", overlap=5)
+        import_tasks(store.engine, "other", datasets, "another fingerprint", overlap=2)
+    import_tasks(store.engine, "same", datasets, "fingerprint", overlap=5)
     with reading(store.engine) as connection:
         assert connection.execute(select(project.c.overlap)).scalar() == 5
 

@@ -54,9 +54,9 @@ def test_the_store_exports_what_the_oracle_wrote_itself(ranked):
 
 def test_people_s_rankings_decide_and_oracles_are_only_listed(ranked):
     from visionsam_hf.annotation.access import add_user, find_user
+    from visionsam_hf.annotation.answers import Submission
+    from visionsam_hf.annotation.database import open_engine
     from visionsam_hf.annotation.store import Store
-    from visionsam_hf.annotation.submission import Submission
-    from visionsam_hf.annotation.tables import open_engine
 
     candidates, root = ranked
     engine = open_engine(str(root / "s.sqlite"))

@@ -26,7 +26,7 @@ from tests.reliability.forked import fork
 from tests.reliability.mutations import mutated
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import decode_rle, encode_rle
+from visionsam_hf.data.schema import decode_rle, encode_rle
 from visionsam_hf.data.settings import build_settings, read_yaml
 
 # ruff: noqa: F811
@@ -255,18 +255,18 @@ def test_damaged_http_bodies(project, tmp_path):
     def make():
         os.environ["XDG_CONFIG_HOME"] = str(tmp_path / "inside")  # in the fork alone
         from visionsam_hf.annotation.access import admit, read_secret
-        from visionsam_hf.annotation.images import Pictures
-        from visionsam_hf.annotation.intake import take_in
+        from visionsam_hf.annotation.database import open_engine
         from visionsam_hf.annotation.server import make_app
         from visionsam_hf.annotation.store import Store
-        from visionsam_hf.annotation.tables import open_engine
+        from visionsam_hf.annotation.task_images import TaskImages
+        from visionsam_hf.annotation.tasks import import_tasks
         from visionsam_hf.cli.candidates import load_candidates
 
         candidates = load_candidates(project.candidates, [])
         engine = open_engine(str(tmp_path / "inside" / "store.sqlite"), create=True)
         token = admit(engine, read_secret(), "127.0.0.1", "store")
-        take_in(engine, "c", candidates, "f", overlap=2)
-        return make_app(Store(engine), Pictures(candidates, None), read_secret(), ["here"]), token
+        import_tasks(engine, "c", candidates, "f", overlap=2)
+        return make_app(Store(engine), TaskImages(candidates, None), read_secret(), ["here"]), token
 
     async def send(app, path, body, cookie):
         headers = [(b"host", b"here"), (b"origin", b"http://here"), (b"content-type", b"application/json")]

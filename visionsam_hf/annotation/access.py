@@ -1,25 +1,29 @@
-"""Starting the annotation server: where it binds, by which names it answers, who may come in."""
+"""Access to the annotation page: where it listens, which requests are let in, and whose; tokens are kept as hashes."""
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
-import json
 import os
 import re
 import secrets
 import socket
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
 from sqlalchemy import Engine, insert, select, update
+from starlette.datastructures import Headers, MutableHeaders
 
-from visionsam_hf.annotation.tables import annotator, reading, writing
+from visionsam_hf.annotation.database import annotator, reading, writing
 from visionsam_hf.data.errors import UserError
 
 MAX_BODY = 256 * 1024
-READING = ("GET", "HEAD")
+_TOO_LARGE = 413, f"more than {MAX_BODY} bytes"
 HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -33,104 +37,101 @@ HEADERS = {
 Message = dict[str, Any]
 
 
-class Door:
-    """ASGI middleware: Host, method, Origin, content type and size of every request; safe headers on every answer."""
+class AccessMiddleware:
+    """Checks Host, method, Origin, content type and size of every request; puts safe headers on every answer.
+
+    Plain ASGI, in front of everything else, so that nothing is parsed that was not let in.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]], *, hosts: Iterable[str]) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Message, receive: Callable, send: Callable) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        guarded = _with_headers(send)
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
         refusal = self._refusal(scope)
         if refusal is not None:
-            await _refuse(guarded, *refusal)
-            return
-        if scope["method"] in READING:
-            await self._app(scope, receive, guarded)
-            return
-        body = await _read_body(receive)
-        if body is None:
-            await _refuse(guarded, 413, f"more than {MAX_BODY} bytes")
-            return
-        await self._app(scope, _replay(body, receive), guarded)
+            status, reason = refusal
+            await JSONResponse({"detail": reason}, status, {"connection": "close"})(scope, receive, guarded)
+        else:
+            await self._app(scope, _bounded(receive), guarded)
 
     def _refusal(self, scope: Message) -> tuple[int, str] | None:
-        headers: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-        host = headers.get("host", [])
+        headers = Headers(scope=scope)
+        host = headers.getlist("host")
         if len(host) != 1 or host[0].lower() not in self._hosts:
             return 421, "this server does not go by that name"
-        if scope["method"] in READING:
+        if scope["method"] in ("GET", "HEAD"):
             return None
         if scope["method"] != "POST":
             return 405, "not allowed"
-        origin = headers.get("origin", [])
-        if origin != [f"{scope['scheme']}://{host[0]}"]:
+        if headers.getlist("origin") != [f"{scope['scheme']}://{host[0]}"]:
             return 403, "requests from elsewhere are refused"
-        if headers.get("content-type", [""])[0].split(";")[0].strip().lower() != "application/json":
+        if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             return 415, "send application/json"
-        length = headers.get("content-length", ["0"])[0]
-        if not length.isdigit() or int(length) > MAX_BODY:
-            return 413, f"more than {MAX_BODY} bytes"
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MAX_BODY:
+            return _TOO_LARGE
         return None
 
 
-async def _read_body(receive: Callable) -> bytes | None:
-    body = b""
-    while True:
+def _bounded(receive: Callable) -> Callable:
+    """`receive`, up to the limit: a body sent in chunks does not say beforehand how long it is."""
+    length = 0
+
+    async def bounded() -> Message:
+        nonlocal length
         message = await receive()
-        if message["type"] != "http.request":
-            return body
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            return None
-        if not message.get("more_body"):
-            return body
+        length += len(message.get("body", b""))
+        if length > MAX_BODY:
+            raise HTTPException(*_TOO_LARGE, {"connection": "close"})
+        return message
+
+    return bounded
 
 
-def _replay(body: bytes, receive: Callable) -> Callable:
-    is_sent = False
-
-    async def replay() -> Message:
-        nonlocal is_sent
-        if is_sent:
-            return await receive()
-        is_sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to this host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
-def _with_headers(send: Callable) -> Callable:
-    async def guarded(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kept = [(name, value) for name, value in message["headers"] if name.decode().lower() not in HEADERS]
-            added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            message = message | {"headers": kept + added}
-        await send(message)
+def allowed_hosts(host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
+    """The values of the Host header to answer to; any other may be a page that rebinds its name to this address."""
+    if is_loopback(host):
+        names = ["127.0.0.1", "localhost", "[::1]"]
+    elif host in ("0.0.0.0", "::"):
+        names = ["127.0.0.1", "localhost", "[::1]", socket.gethostname(), socket.getfqdn()]
+    else:
+        names = [f"[{host}]" if ":" in host else host]
+    names += list(extra)
+    # A browser leaves the usual port out.
+    return [f"{name}:{port}" for name in names] + (names if port == 80 else [])
 
-    return guarded
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to this address, or a `UserError` that says why not."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{host}:{port}: cannot listen there ({reason}); choose another --port or --host") from None
+    return listener
 
 
-async def _refuse(send: Callable, status: int, reason: str) -> None:
-    body = json.dumps({"detail": reason}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
+LOCAL_USER = "local"
 _NAME = re.compile(r"[\w .@-]{1,64}")
 
 
@@ -149,14 +150,14 @@ def read_secret() -> bytes:
     path = secret_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            if path.stat().st_mode & 0o077:
-                raise UserError(f"{path}: others can read this secret; run 'chmod 600 {path}'") from None
-        else:
-            with os.fdopen(handle, "wb") as file:
+        if not path.exists():
+            # Named when it is whole: a server that starts at the same moment must not read half of it.
+            with tempfile.NamedTemporaryFile(dir=path.parent) as file, contextlib.suppress(FileExistsError):
                 file.write(secrets.token_bytes(32))
+                file.flush()
+                os.link(file.name, path)
+        if path.stat().st_mode & 0o077:
+            raise UserError(f"{path}: others can read this secret; run 'chmod 600 {path}'")
         secret = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: the secret cannot be kept there ({error.strerror}); set XDG_CONFIG_HOME") from None
@@ -224,31 +225,7 @@ def find_user(engine: Engine, secret: bytes, token: str) -> int | None:
         annotator.c.token_hash == hash_token(secret, token), annotator.c.revoked.is_(None), annotator.c.kind == "human"
     )
     with reading(engine) as connection:
-        return connection.execute(query).scalar()
-
-
-LOCAL_USER = "local"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to this host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def allowed_hosts(host: str, port: int, extra: Sequence[str] = ()) -> list[str]:
-    """The values of the Host header to answer to; any other may be a page that rebinds its name to this address."""
-    if is_loopback(host):
-        names = ["127.0.0.1", "localhost", "[::1]"]
-    elif host in ("0.0.0.0", "::"):
-        names = ["127.0.0.1", "localhost", "[::1]", socket.gethostname(), socket.getfqdn()]
-    else:
-        names = [f"[{host}]" if ":" in host else host]
-    names += list(extra)
-    # A browser leaves the usual port out.
-    return [f"{name}:{port}" for name in names] + (names if port == 80 else [])
+        return connection.scalar(query)
 
 
 def admit(engine: Engine, secret: bytes, host: str, store: str) -> str | None:
@@ -266,23 +243,9 @@ def admit(engine: Engine, secret: bytes, host: str, store: str) -> str | None:
             f"add them first: visionsam annotate users add NAME --store {store}"
         )
     # The same at every start, so that a page that is open stays logged in.
-    token = hmac.new(secret, f"{LOCAL_USER} {store}".encode(), hashlib.sha256).hexdigest()
+    token = hash_token(secret, f"{LOCAL_USER} {store}")
     if find_user(engine, secret, token) is None:
         if active:
             revoke_user(engine, LOCAL_USER)
         add_user(engine, secret, LOCAL_USER, token=token)
     return token
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, or a `UserError` that says why not."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{host}:{port}: cannot listen there ({reason}); choose another --port or --host") from None
-    return listener

@@ -1,69 +1,175 @@
-"""The answers that stand, out of the store, under pseudonyms: what statistics and export work on."""
+"""Answers: as they are sent, word by word checked; as they stand after all events; as statistics and export get them."""
 
-from typing import Any
+import uuid
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from sqlalchemy import Engine, func, select
+import numpy as np
+from PIL import Image, ImageDraw
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+from sqlalchemy import Connection, Engine, delete, func, insert, select
 
-from visionsam_hf.annotation.tables import annotator, answer, assignment, candidate, project, reading, task
-from visionsam_hf.preferences.ranking_statistics import Answer, Task
+from visionsam_hf.annotation.database import annotator, answer, assignment, events, reading, task, writing
+from visionsam_hf.data.masks import encode_rle
+from visionsam_hf.preferences.ranking_statistics import Answer
+from visionsam_hf.preferences.rankings import dense, is_ranking
+from visionsam_hf.preferences.rubric import CRITERIA
+
+PANES = 3
+Coordinate = Annotated[float, Field(ge=-1e5, le=1e5)]
+# x, y in pixels of the original image
+Point = tuple[Coordinate, Coordinate]
+
+
+class Region(BaseModel, extra="forbid"):
+    """A lasso round a mistake of one mask."""
+
+    pane: int = Field(ge=0, lt=PANES)
+    label: Literal["missed", "extra", "ragged", "speckle"]
+    points: list[Point] = Field(min_length=3, max_length=500)
+
+
+def _is_uuid(value: str) -> str:
+    if str(uuid.UUID(value)) != value:
+        raise ValueError("not a UUID in its usual form")
+    return value
+
+
+class Submission(BaseModel, extra="forbid"):
+    """One answer, or taking one back. Everything by pane, as the annotator saw it."""
+
+    uuid: Annotated[str, AfterValidator(_is_uuid)]
+    assignment: str = Field(min_length=8, max_length=64)
+    kind: Literal["submit", "undo", "skip", "flag"]
+    ranking: list[int] | None = None
+    unusable: bool = False
+    criterion: Literal["coverage", "boundary", "over_under", "noise"] | None = None
+    reason: Literal["bad_box", "bad_image", "no_anomaly"] | None = None
+    seconds: float | None = Field(default=None, ge=0, le=86400)
+    regions: list[Region] = Field(default=[], max_length=20)
+    # Per pane four numbers from 1 to 5, in the order of the criteria.
+    ratings: list[list[int]] | None = None
+
+    @field_validator("ranking")
+    @classmethod
+    def _dense(cls, ranking: list[int] | None) -> list[int] | None:
+        if ranking is not None and not is_ranking(ranking, PANES):
+            raise ValueError(f"not the dense ranks of {PANES} masks")
+        return ranking
+
+    @field_validator("ratings")
+    @classmethod
+    def _one_to_five(cls, ratings: list[list[int]] | None) -> list[list[int]] | None:
+        if ratings is not None and (
+            [len(row) for row in ratings] != [len(CRITERIA)] * PANES
+            or not all(1 <= v <= 5 for row in ratings for v in row)
+        ):
+            raise ValueError(f"not {PANES} times {len(CRITERIA)} numbers from 1 to 5")
+        return ratings
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Submission":
+        if (self.kind == "submit") != (self.ranking is not None):
+            raise ValueError("a ranking belongs to 'submit' and to nothing else")
+        if (self.kind == "flag") != (self.reason is not None):
+            raise ValueError("a reason belongs to 'flag' and to nothing else")
+        if self.unusable and set(self.ranking or []) != {1}:
+            raise ValueError("'unusable' is a tie of all masks")
+        return self
+
+    def by_candidate(self, order: list[int], twins: list[int], size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """The payload of this submission's event, by candidate instead of by pane.
+
+        Args:
+            order: which candidate stood in which pane.
+            twins: for each candidate the first that it is nearly identical to: they share the better of their ranks.
+            size: height and width of the image, for its lassoed regions.
+        """
+        if self.kind == "undo":
+            return {}
+        payload: dict[str, Any] = {"seconds": self.seconds}
+        if self.kind == "flag":
+            payload["reason"] = self.reason
+        if self.ranking is None:
+            return payload
+        panes = [order.index(place) for place in range(PANES)]
+        ranks = [self.ranking[pane] for pane in panes]
+        payload["ranking"] = dense([min(rank for rank, other in zip(ranks, twins) if other == twin) for twin in twins])
+        payload["unusable"] = self.unusable
+        payload["criterion"] = self.criterion
+        payload["regions"] = [
+            {"candidate": order[region.pane], "label": region.label, "rle": encode_rle(_inside(region.points, size))}
+            for region in self.regions
+        ]
+        if self.ratings is not None:
+            payload["ratings"] = [self.ratings[pane] for pane in panes]
+        return payload
+
+
+def _inside(points: list[tuple[float, float]], size: tuple[int, int] | None) -> np.ndarray:
+    if size is None:
+        raise ValueError("regions need the image's size")
+    canvas = Image.new("1", (size[1], size[0]))
+    ImageDraw.Draw(canvas).polygon(points, fill=1, outline=1)
+    return np.asarray(canvas)
+
+
+_STATUS = {"submit": "ranked", "revise": "ranked", "skip": "skipped", "flag": "flagged"}
+
+
+def apply_event(connection: Connection, event: Mapping[str, Any]) -> None:
+    """Bring the answers up to one more event: the last word on an assignment counts, an undo takes it back."""
+    connection.execute(delete(answer).where(answer.c.assignment_id == event["assignment_id"]))
+    if event["kind"] == "undo":
+        return
+    payload = dict(event["payload"])
+    connection.execute(
+        insert(answer).values(
+            assignment_id=event["assignment_id"],
+            status=_STATUS[event["kind"]],
+            ranking=payload.pop("ranking", None),
+            detail=payload,
+            surplus=event["surplus"],
+            uuid=event["uuid"],
+            at=event["at"],
+        )
+    )
+
+
+def rebuild(engine: Engine) -> int:
+    """Make the answers again from all events, in their order; returns how many events there are."""
+    with writing(engine) as connection:
+        connection.execute(delete(answer))
+        rows = connection.execute(select(events).order_by(events.c.seq)).mappings().all()
+        for row in rows:
+            apply_event(connection, row)
+    return len(rows)
+
+
+def snapshot(connection: Connection) -> list[dict[str, Any]]:
+    """All answers, in an order of their own, for comparing two states."""
+    return [dict(row) for row in connection.execute(select(answer).order_by(answer.c.assignment_id)).mappings()]
 
 
 def load_answers(engine: Engine) -> list[Answer]:
-    """Every standing answer, by task and annotator."""
+    """Every standing answer, by task and annotator; people under pseudonyms."""
     query = (
-        select(answer, assignment.c.task_id, assignment.c.round, assignment.c.order, task.c.kind.label("task_kind"))
-        .add_columns(task.c.split, task.c.row, annotator.c.id.label("annotator_id"), annotator.c.kind, annotator.c.name)
-        .join(assignment, assignment.c.id == answer.c.assignment_id)
-        .join(task, task.c.id == assignment.c.task_id)
-        .join(annotator, annotator.c.id == assignment.c.annotator_id)
+        select(assignment.c.task_id, task.c.kind.label("task_kind"), task.c.split, task.c.row, assignment.c.round)
+        .add_columns(annotator.c.name.label("annotator"), annotator.c.kind, answer.c.status, answer.c.ranking)
+        .add_columns(assignment.c.order, answer.c.surplus, answer.c.at, answer.c.detail)
+        .select_from(answer.join(assignment).join(task).join(annotator))
         .order_by(assignment.c.task_id, annotator.c.id, assignment.c.round)
     )
+    people = select(annotator.c.name).where(annotator.c.kind == "human").order_by(annotator.c.id)
     with reading(engine) as connection:
-        humans = connection.execute(
-            select(annotator.c.id).where(annotator.c.kind == "human").order_by(annotator.c.id)
-        ).scalars().all()
-        pseudonyms = {user: f"annotator-{number}" for number, user in enumerate(humans, 1)}
+        pseudonyms = {name: f"annotator-{n}" for n, name in enumerate(connection.scalars(people), 1)}
         return [
-            Answer(
-                task_id=row.task_id,
-                task_kind=row.task_kind,
-                split=row.split,
-                row=row.row,
-                round=row.round,
-                annotator=pseudonyms.get(row.annotator_id, row.name),
-                kind=row.kind,
-                status=row.status,
-                ranking=row.ranking,
-                order=row.order,
-                surplus=row.surplus,
-                at=row.at,
-                detail=row.detail,
-            )
-            for row in connection.execute(query).all()
+            Answer(**{**row, "annotator": pseudonyms.get(row["annotator"], row["annotator"])})
+            for row in connection.execute(query).mappings()
         ]
-
-
-def load_tasks(engine: Engine) -> dict[int, Task]:
-    """Every task by its id."""
-    with reading(engine) as connection:
-        scores: dict[int, list[float]] = {}
-        for row in connection.execute(select(candidate).order_by(candidate.c.task_id, candidate.c.place)):
-            scores.setdefault(row.task_id, []).append(row.score)
-        return {
-            row.id: Task(row.id, row.kind, row.split, row.row, row.truth_ranking, scores[row.id])
-            for row in connection.execute(select(task).order_by(task.c.id))
-        }
-
-
-def project_of(engine: Engine) -> Any:
-    """The store's project row, or None for an empty store."""
-    with reading(engine) as connection:
-        return connection.execute(select(project)).first()
 
 
 def count_undone(engine: Engine) -> int:
     """How many answers were taken back."""
-    from visionsam_hf.annotation.tables import events
-
     with reading(engine) as connection:
-        return connection.execute(select(func.count()).select_from(events).where(events.c.kind == "undo")).scalar()
+        return connection.scalar(select(func.count(events.c.seq)).where(events.c.kind == "undo"))

@@ -1,175 +1,230 @@
 """The annotation page's server: a few JSON endpoints, three pictures a task, and the static page."""
 
 import dataclasses
-from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Cookie, Depends, FastAPI, HTTPException, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Request, Response
+from pydantic import BaseModel, Field
 
-from visionsam_hf.annotation.access import Door, find_user
-from visionsam_hf.annotation.images import Pictures, feedback_numbers, masks_png, photo_png, truth_png
-from visionsam_hf.annotation.store import Refused, Store, Work
-from visionsam_hf.annotation.submission import Submission
+from visionsam_hf.annotation.access import AccessMiddleware, find_user
+from visionsam_hf.annotation.answers import Submission
+from visionsam_hf.annotation.store import Assignment, Refused, Store
+from visionsam_hf.annotation.task_images import TaskImage, TaskImages, feedback_numbers, masks_png, photo_png, truth_png
 from visionsam_hf.preferences.rubric import CRITERIA
 
 COOKIE = "visionsam_annotator"
-# The task on the screen, and three behind it.
-PREFETCH = 4
-# Everything the server hands out besides the data; no path of a request ever meets the file system.
-_STATIC = {
-    "index.html": "text/html; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-    **{
-        f"{name}.js": "text/javascript; charset=utf-8"
-        for name in ("main", "outbox", "network", "panes", "outline", "screens", "chooser")
-    },
-}
-
-
-class Token(BaseModel):
-    """What logging in takes."""
-
-    model_config = ConfigDict(extra="forbid")
-    token: str = Field(min_length=1, max_length=200)
-
-
-class Batch(BaseModel):
-    """Submissions, in the order they were made; answered with what is to do next."""
-
-    model_config = ConfigDict(extra="forbid")
-    events: list[dict[str, Any]] = Field(min_length=1, max_length=100)
-
-
-class Nothing(BaseModel):
-    """An empty body."""
-
-    model_config = ConfigDict(extra="forbid")
+PREFETCH = 4  # the task on the screen, and three behind it
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Page:
-    """How the page is set up: `rubric` "quick" asks for ratings in calibration and audits never, "full" for both."""
+class Service:
+    """What the endpoints work on; the settings as in `make_app`."""
 
-    rubric: str = "quick"
+    store: Store
+    images: TaskImages
+    secret: bytes
+    rubric: str
+    # Everything that is handed out besides the data; no path of a request ever meets the file system.
+    static_files: dict[str, bytes]
 
+    def image(self, held: Assignment) -> TaskImage:
+        """What there is to see of a task."""
+        return self.images.load(held.kind, held.split, held.row)
 
-def make_app(store: Store, pictures: Pictures, secret: bytes, hosts: list[str], page: Page = Page()) -> Any:
-    """The ASGI application.
-
-    Args:
-        store: the filled annotation store.
-        pictures: of the candidate sets that the store's tasks come from.
-        secret: `users.read_secret()`.
-        hosts: values of the Host header that are answered, such as "127.0.0.1:8712".
-        page: settings of the page.
-    """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="visionsam annotate")
-    static = resources.files("visionsam_hf.annotation") / "static"
-    files = {name: (static / name).read_bytes() for name in _STATIC}
-
-    def annotator(visionsam_annotator: Annotated[str | None, Cookie()] = None) -> int:
-        found = find_user(store.engine, secret, visionsam_annotator) if visionsam_annotator else None
-        if found is None:
-            raise HTTPException(401, "log in with your token")
-        return found
-
-    Annotator = Annotated[int, Depends(annotator)]
-
-    def work_of(annotator_id: int, public: str) -> Work:
-        work = store.work(annotator_id, public)
-        if work is None:
-            raise HTTPException(404, "no such task in your hands")
-        return work
-
-    def next_tasks(me: int) -> dict[str, Any]:
-        tasks = [_task(work, pictures, page) for work in store.claim(me, PREFETCH)]
-        return {"tasks": tasks, "progress": store.progress(me)}
-
-    @app.get("/")
-    def index() -> Response:
-        return _static("index.html", files)
-
-    @app.get("/static/{name}")
-    def static_file(name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404, "no such file")
-        return _static(name, files)
-
-    @app.post("/api/session")
-    def log_in(body: Token, response: Response) -> dict[str, Any]:
-        if find_user(store.engine, secret, body.token) is None:
-            raise HTTPException(401, "this token is not known, or was revoked")
-        response.set_cookie(COOKIE, body.token, httponly=True, samesite="strict", max_age=30 * 86400, path="/")
-        return {"ok": True}
-
-    @app.post("/api/logout")
-    def log_out(_: Nothing, response: Response) -> dict[str, Any]:
-        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
-        return {"ok": True}
-
-    @app.get("/api/progress")
-    def progress(me: Annotator) -> dict[str, Any]:
-        return store.progress(me)
-
-    @app.post("/api/claim")
-    def claim(_: Nothing, me: Annotator) -> dict[str, Any]:
-        return next_tasks(me)
-
-    @app.post("/api/heartbeat")
-    def heartbeat(_: Nothing, me: Annotator) -> dict[str, Any]:
-        store.heartbeat(me)
-        return {"ok": True}
-
-    @app.post("/api/events")
-    def events(body: Batch, me: Annotator) -> dict[str, Any]:
-        results = [_take(store, pictures, me, raw) for raw in body.events]
-        return {"results": results} | next_tasks(me)
-
-    @app.post("/api/calibration")
-    def calibrate_again(_: Nothing, me: Annotator) -> dict[str, Any]:
-        try:
-            store.retry_calibration(me)
-        except Refused as refusal:
-            raise HTTPException(409, str(refusal)) from None
-        return {"ok": True}
-
-    @app.get("/api/task/{public}")
-    def one_task(public: str, me: Annotator) -> dict[str, Any]:
-        return _task(work_of(me, public), pictures, page)
-
-    @app.get("/api/task/{public}/photo.png")
-    def photo(public: str, me: Annotator) -> Response:
-        return _png(photo_png(_scene(work_of(me, public), pictures)))
-
-    @app.get("/api/task/{public}/masks.png")
-    def masks(public: str, me: Annotator) -> Response:
-        work = work_of(me, public)
-        return _png(masks_png(_scene(work, pictures), work.order))
-
-    @app.get("/api/task/{public}/truth.png")
-    def truth(public: str, me: Annotator) -> Response:
-        return _png(truth_png(_scene(_answered_calibration(store, work_of(me, public)), pictures)))
-
-    @app.get("/api/task/{public}/feedback")
-    def feedback(public: str, me: Annotator) -> dict[str, Any]:
-        work = _answered_calibration(store, work_of(me, public))
-        answer = store.answer(work.public)
-        truth_ranking = store.truth_ranking(work.task_id)
-        if answer is None or truth_ranking is None:
-            raise HTTPException(404, "nothing to compare with")
+    def shown(self, held: Assignment) -> dict[str, Any]:
+        """What the page may know of a task: nothing of slots, scores, gold or repeats."""
+        image = self.image(held)
+        left, top, right, bottom = image.window
+        is_calibration = held.kind == "calibration"
         return {
-            "truth": [truth_ranking[place] for place in work.order],
-            "yours": None if answer["ranking"] is None else [answer["ranking"][place] for place in work.order],
-            "numbers": feedback_numbers(_scene(work, pictures), work.order),
+            "id": held.public,
+            "category": image.category,
+            "box": [image.box[0] - left, image.box[1] - top, image.box[2] - left, image.box[3] - top],
+            "offset": [left, top],
+            "size": [right - left, bottom - top],
+            "twins": held.twins,
+            "calibration": is_calibration,
+            "ratings": list(CRITERIA) if self.rubric == "full" and (is_calibration or held.is_audited) else [],
         }
 
-    return Door(app, hosts=hosts)
+    def next_tasks(self, annotator: int) -> dict[str, Any]:
+        """What is to do next, and how far everyone is."""
+        held = self.store.claim(annotator, PREFETCH)
+        return {"tasks": [self.shown(one) for one in held], "progress": self.store.progress(annotator)}
+
+    def take(self, annotator: int, raw: dict[str, Any]) -> dict[str, Any]:
+        """One submission of a batch: a bad one must not keep the others from being saved."""
+        try:
+            submission = Submission.model_validate(raw)
+            held = self.store.assignment(annotator, submission.assignment) if submission.regions else None
+            size = self.image(held).size if held is not None else None
+            return {"ok": True} | self.store.submit(annotator, submission, size)
+        except Refused as refusal:
+            reason = str(refusal)
+        except ValueError as error:
+            # pydantic's message quotes what was sent; the first line of its own words is enough.
+            errors = getattr(error, "errors", None)
+            reason = errors(include_url=False, include_input=False)[0]["msg"] if errors else "not a submission"
+        return {"ok": False, "uuid": str(raw.get("uuid"))[:64], "reason": reason}
 
 
-def _static(name: str, files: dict[str, bytes]) -> Response:
-    return Response(files[name], media_type=_STATIC[name], headers={"cache-control": "no-cache"})
+class Nothing(BaseModel, extra="forbid"):
+    """An empty body."""
+
+
+class Token(Nothing):
+    """What logging in takes."""
+
+    token: str = Field(min_length=1, max_length=200)
+
+
+class Batch(Nothing):
+    """Submissions, in the order they were made; answered with what is to do next."""
+
+    events: list[dict[str, Any]] = Field(min_length=1, max_length=100)
+
+
+async def _service(request: Request) -> Service:
+    return request.app.state.service
+
+
+Served = Annotated[Service, Depends(_service)]
+
+
+def _annotator(served: Served, visionsam_annotator: Annotated[str | None, Cookie()] = None) -> int:
+    found = find_user(served.store.engine, served.secret, visionsam_annotator) if visionsam_annotator else None
+    if found is None:
+        raise HTTPException(401, "log in with your token")
+    return found
+
+
+CurrentAnnotator = Annotated[int, Depends(_annotator)]
+
+
+def _held(public: str, served: Served, annotator: CurrentAnnotator) -> Assignment:
+    held = served.store.assignment(annotator, public)
+    if held is None:
+        raise HTTPException(404, "no such task in your hands")
+    return held
+
+
+Held = Annotated[Assignment, Depends(_held)]
+
+
+def _practised(held: Held, served: Served) -> tuple[Assignment, dict[str, Any]]:
+    answer = served.store.answer(held.public)
+    if held.kind != "calibration" or answer is None:
+        raise HTTPException(404, "no such task in your hands")
+    return held, answer
+
+
+# A calibration task and its answer: only then may the truth be seen.
+Practised = Annotated[tuple[Assignment, dict[str, Any]], Depends(_practised)]
+router = APIRouter()
+
+
+@router.get("/")
+def index(served: Served) -> Response:
+    """The page."""
+    return static_file("index.html", served)
+
+
+@router.get("/static/{name}")
+def static_file(name: str, served: Served) -> Response:
+    """Scripts, styles and the icon."""
+    if name not in served.static_files:
+        raise HTTPException(404, "no such file")
+    media_type = _MEDIA_TYPES[Path(name).suffix]
+    return Response(served.static_files[name], media_type=media_type, headers={"cache-control": "no-cache"})
+
+
+@router.post("/api/session")
+def log_in(body: Token, served: Served, response: Response) -> dict[str, Any]:
+    """A token for a cookie."""
+    if find_user(served.store.engine, served.secret, body.token) is None:
+        raise HTTPException(401, "this token is not known, or was revoked")
+    response.set_cookie(COOKIE, body.token, httponly=True, samesite="strict", max_age=30 * 86400, path="/")
+    return {"ok": True}
+
+
+@router.post("/api/logout")
+def log_out(_: Nothing, response: Response) -> dict[str, Any]:
+    """Take the cookie back."""
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    return {"ok": True}
+
+
+@router.get("/api/progress")
+def progress(served: Served, annotator: CurrentAnnotator) -> dict[str, Any]:
+    """How far this annotator and everyone are."""
+    return served.store.progress(annotator)
+
+
+@router.post("/api/claim")
+def claim(_: Nothing, served: Served, annotator: CurrentAnnotator) -> dict[str, Any]:
+    """The next tasks."""
+    return served.next_tasks(annotator)
+
+
+@router.post("/api/heartbeat")
+def heartbeat(_: Nothing, served: Served, annotator: CurrentAnnotator) -> dict[str, Any]:
+    """Still here: what is in this annotator's hands stays there."""
+    served.store.heartbeat(annotator)
+    return {"ok": True}
+
+
+@router.post("/api/events")
+def events(body: Batch, served: Served, annotator: CurrentAnnotator) -> dict[str, Any]:
+    """Answers in, the next tasks out."""
+    return {"results": [served.take(annotator, raw) for raw in body.events]} | served.next_tasks(annotator)
+
+
+@router.post("/api/calibration")
+def calibrate_again(_: Nothing, served: Served, annotator: CurrentAnnotator) -> dict[str, Any]:
+    """Another attempt at the practice tasks."""
+    try:
+        served.store.retry_calibration(annotator)
+    except Refused as refusal:
+        raise HTTPException(409, str(refusal)) from None
+    return {"ok": True}
+
+
+@router.get("/api/task/{public}")
+def one_task(held: Held, served: Served) -> dict[str, Any]:
+    """A task again, for undo behind a reload."""
+    return served.shown(held)
+
+
+@router.get("/api/task/{public}/photo.png")
+def photo(held: Held, served: Served) -> Response:
+    """Its photograph."""
+    return _png(photo_png(served.image(held)))
+
+
+@router.get("/api/task/{public}/masks.png")
+def masks(held: Held, served: Served) -> Response:
+    """Its masks, a channel each."""
+    return _png(masks_png(served.image(held), held.order))
+
+
+@router.get("/api/task/{public}/truth.png")
+def truth(practised: Practised, served: Served) -> Response:
+    """The truth of an answered practice task."""
+    return _png(truth_png(served.image(practised[0])))
+
+
+@router.get("/api/task/{public}/feedback")
+def feedback(practised: Practised, served: Served) -> dict[str, Any]:
+    """An answered practice task: the ranking by the truth beside the annotator's, and the criteria of each mask."""
+    held, answer = practised
+    by_truth = served.store.truth_ranking(held.task_id)
+    return {
+        "truth": [by_truth[place] for place in held.order],
+        "yours": None if answer["ranking"] is None else [answer["ranking"][place] for place in held.order],
+        "numbers": feedback_numbers(served.image(held), held.order),
+    }
 
 
 def _png(content: bytes) -> Response:
@@ -177,45 +232,19 @@ def _png(content: bytes) -> Response:
     return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600, immutable"})
 
 
-def _scene(work: Work, pictures: Pictures) -> Any:
-    return pictures.scene(work.kind, work.split, work.row)
+def make_app(store: Store, images: TaskImages, secret: bytes, hosts: list[str], *, rubric: str = "quick") -> Any:
+    """The ASGI application.
 
-
-def _answered_calibration(store: Store, work: Work) -> Work:
-    if work.kind != "calibration" or store.answer(work.public) is None:
-        raise HTTPException(404, "no such task in your hands")
-    return work
-
-
-def _task(work: Work, pictures: Pictures, page: Page) -> dict[str, Any]:
-    """What the page may know of a task: nothing of slots, scores, gold or repeats."""
-    scene = _scene(work, pictures)
-    left, top = scene.window[:2]
-    is_calibration = work.kind == "calibration"
-    return {
-        "id": work.public,
-        "category": scene.category,
-        "box": [scene.box[0] - left, scene.box[1] - top, scene.box[2] - left, scene.box[3] - top],
-        "offset": [left, top],
-        "size": [scene.window[2] - left, scene.window[3] - top],
-        "twins": work.twins,
-        "calibration": is_calibration,
-        "ratings": list(CRITERIA) if page.rubric == "full" and (is_calibration or work.is_audited) else [],
-    }
-
-
-def _take(store: Store, pictures: Pictures, annotator_id: int, raw: dict[str, Any]) -> dict[str, Any]:
-    """One submission of a batch: a bad one must not keep the others from being saved."""
-    uuid = str(raw.get("uuid"))[:64]
-    try:
-        submission = Submission.model_validate(raw)
-        work = store.work(annotator_id, submission.assignment) if submission.regions else None
-        size = _scene(work, pictures).size if work is not None else None
-        return {"ok": True} | store.submit(annotator_id, submission, size)
-    except Refused as refusal:
-        return {"ok": False, "uuid": uuid, "reason": str(refusal)}
-    except ValueError as error:
-        # pydantic's message quotes what was sent; the first line of its own words is enough.
-        errors = getattr(error, "errors", None)
-        reason = errors(include_url=False, include_input=False)[0]["msg"] if errors else "not a submission"
-        return {"ok": False, "uuid": uuid, "reason": reason}
+    Args:
+        store: the filled annotation store.
+        images: of the candidate sets that the store's tasks come from.
+        secret: `access.read_secret()`.
+        hosts: values of the Host header that are answered, such as "127.0.0.1:8712".
+        rubric: "full" asks for marks of each mask in calibration and audits, "quick" never does.
+    """
+    static = Path(__file__).parent / "static"
+    files = {file.name: file.read_bytes() for file in static.iterdir() if file.suffix in _MEDIA_TYPES}
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="visionsam annotate")
+    app.state.service = Service(store, images, secret, rubric, files)
+    app.include_router(router)
+    return AccessMiddleware(app, hosts=hosts)

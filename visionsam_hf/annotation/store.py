@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine, and_, func, insert, or_, select, update
 
-from visionsam_hf.annotation.submission import Submission, by_candidate
-from visionsam_hf.annotation.tables import (
+from visionsam_hf.annotation.answers import Submission, apply_event
+from visionsam_hf.annotation.database import (
     annotator,
     answer,
-    apply_event,
     assignment,
     candidate,
     events,
@@ -38,7 +37,7 @@ class Refused(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Assignment:
     """A task in one annotator's hands. `order` says which candidate stands in which pane."""
 
     public: str
@@ -55,7 +54,7 @@ class Work:
 
 
 class Store:
-    """The annotation store behind an engine of `tables.open_engine`, once a project was put into it."""
+    """The annotation store behind an engine of `database.open_engine`, once a project was put into it."""
 
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.time, gate: float = 0.5) -> None:
         self.engine = engine
@@ -64,7 +63,7 @@ class Store:
 
     # ---- claiming -------------------------------------------------------------------------------------------------
 
-    def claim(self, annotator_id: int, count: int) -> list[Work]:
+    def claim(self, annotator_id: int, count: int) -> list[Assignment]:
         """Up to `count` tasks for one annotator: those already in their hands first, their leases renewed.
 
         A task is given out while its answers and live leases, of annotators of the same kind, are fewer than the overlap.
@@ -78,29 +77,26 @@ class Store:
                 if task_id is None:
                     break
                 held.append(self._assign(connection, annotator_id, task_id, round_, setup.seed, now))
-            return [self._work(connection, assignment_id) for assignment_id in held]
+            return [self._assignment(connection, assignment_id) for assignment_id in held]
 
     def heartbeat(self, annotator_id: int) -> None:
         """Renew the leases of what this annotator holds."""
         with writing(self.engine) as connection:
             now = self._clock()
-            connection.execute(
-                update(assignment)
-                .where(assignment.c.annotator_id == annotator_id, assignment.c.lease_until > now, ~_answered())
-                .values(lease_until=now + LEASE_SECONDS)
-            )
+            held = (assignment.c.annotator_id == annotator_id, assignment.c.lease_until > now, ~_answered())
+            _renew(connection, now, *held)
 
-    def work(self, annotator_id: int, public: str) -> Work | None:
+    def assignment(self, annotator_id: int, public: str) -> Assignment | None:
         """What this public name stands for, if it is this annotator's."""
         query = select(assignment.c.id).where(assignment.c.public == public, assignment.c.annotator_id == annotator_id)
         with reading(self.engine) as connection:
-            assignment_id = connection.execute(query).scalar()
-            return None if assignment_id is None else self._work(connection, assignment_id)
+            assignment_id = connection.scalar(query)
+            return None if assignment_id is None else self._assignment(connection, assignment_id)
 
     def _renew_held(self, connection: Connection, annotator_id: int, overlap: int, now: float, count: int) -> list[int]:
         query = (
             select(assignment.c.id, assignment.c.task_id, assignment.c.lease_until, assignment.c.round, task.c.kind)
-            .join(task, task.c.id == assignment.c.task_id)
+            .select_from(assignment.join(task))
             .where(assignment.c.annotator_id == annotator_id, ~_answered())
             .order_by(assignment.c.id)
         )
@@ -110,34 +106,30 @@ class Store:
             if shared and row.lease_until <= now and self._taken(connection, row.task_id, annotator_id, now) >= overlap:
                 continue
             held.append(row.id)
-            connection.execute(
-                update(assignment).where(assignment.c.id == row.id).values(lease_until=now + LEASE_SECONDS)
-            )
+            _renew(connection, now, assignment.c.id == row.id)
             if len(held) == count:
                 break
         return held
 
     def _next_task(self, connection: Connection, annotator_id: int, setup: Any, now: float) -> tuple[int | None, int]:
-        kind = connection.execute(select(annotator.c.kind).where(annotator.c.id == annotator_id)).scalar()
+        kind = connection.scalar(select(annotator.c.kind).where(annotator.c.id == annotator_id))
         special = self._special_task(connection, annotator_id, setup.seed) if kind == "human" else None
         if special is not None:
             return special
         open_task = _unseen(annotator_id, "ranked").where(
             _taken_query(task.c.id, now, kind).scalar_subquery() < setup.overlap
         )
-        return connection.execute(open_task).scalar(), 0
+        return connection.scalar(open_task), 0
 
     def _special_task(self, connection: Connection, annotator_id: int, seed: int) -> tuple[int | None, int] | None:
         """Calibration until it is passed, then now and then hidden gold or a repeat; None means ordinary work."""
         in_calibration = calibration_state(connection, annotator_id, self.gate)
         if in_calibration["tasks"] and not in_calibration["passed"]:
             return in_calibration["next"], in_calibration["attempt"]
-        seen = connection.execute(
-            select(func.count()).select_from(assignment).where(assignment.c.annotator_id == annotator_id)
-        ).scalar()
+        seen = connection.scalar(select(func.count(assignment.c.id)).where(assignment.c.annotator_id == annotator_id))
         draw = np.random.default_rng([seed, _MIX, annotator_id, seen]).random()
         if draw < GOLD_SHARE:
-            gold = connection.execute(_unseen(annotator_id, "gold")).scalar()
+            gold = connection.scalar(_unseen(annotator_id, "gold"))
             return None if gold is None else (gold, 0)
         if draw < GOLD_SHARE + REPEAT_SHARE:
             repeat = self._to_repeat(connection, annotator_id)
@@ -148,8 +140,7 @@ class Store:
         again = assignment.alias()
         query = (
             select(assignment.c.task_id)
-            .join(task, task.c.id == assignment.c.task_id)
-            .join(answer, answer.c.assignment_id == assignment.c.id)
+            .select_from(assignment.join(task).join(answer))
             .where(assignment.c.annotator_id == annotator_id, assignment.c.round == 0)
             .where(task.c.kind == "ranked", answer.c.status == "ranked")
             .where(
@@ -159,13 +150,13 @@ class Store:
             )
             .order_by(assignment.c.id)
         )
-        answered = connection.execute(query).scalars().all()
+        answered = connection.scalars(query).all()
         return answered[0] if len(answered) > REPEAT_AFTER else None
 
     def _taken(self, connection: Connection, task_id: int, annotator_id: int, now: float) -> int:
         kind = select(annotator.c.kind).where(annotator.c.id == annotator_id).scalar_subquery()
         query = _taken_query(task_id, now, kind).where(assignment.c.annotator_id != annotator_id)
-        return connection.execute(query).scalar()
+        return connection.scalar(query)
 
     def _assign(
         self, connection: Connection, annotator_id: int, task_id: int, round_: int, seed: int, now: float
@@ -182,19 +173,19 @@ class Store:
             )
         ).inserted_primary_key[0]
 
-    def _work(self, connection: Connection, assignment_id: int) -> Work:
+    def _assignment(self, connection: Connection, assignment_id: int) -> Assignment:
         row = connection.execute(
             select(assignment, task.c.kind, task.c.split, task.c.row)
-            .join(task, task.c.id == assignment.c.task_id)
+            .select_from(assignment.join(task))
             .where(assignment.c.id == assignment_id)
         ).one()
         twins = _twins(connection, row.task_id)
         groups = [twins[place] for place in row.order]
         # By pane: a candidate's number would tell which pane shows which.
         shown = [groups.index(group) for group in groups]
-        seed = connection.execute(select(project.c.seed)).scalar()
+        seed = connection.scalar(select(project.c.seed))
         draw = np.random.default_rng([seed, _AUDIT, row.id]).random()
-        return Work(
+        return Assignment(
             row.public, row.task_id, row.kind, row.split, row.row, row.round, row.order, shown, draw < AUDIT_SHARE
         )
 
@@ -219,7 +210,7 @@ class Store:
                 return {"uuid": submission.uuid, "surplus": known.surplus, "duplicate": True}
             row = connection.execute(
                 select(assignment, task.c.kind)
-                .join(task, task.c.id == assignment.c.task_id)
+                .select_from(assignment.join(task))
                 .where(assignment.c.public == submission.assignment, assignment.c.annotator_id == annotator_id)
             ).first()
             if row is None:
@@ -235,16 +226,14 @@ class Store:
                 "assignment_id": row.id,
                 "annotator_id": annotator_id,
                 "kind": kind,
-                "payload": by_candidate(submission, row.order, _twins(connection, row.task_id), size),
+                "payload": submission.by_candidate(row.order, _twins(connection, row.task_id), size),
                 "surplus": surplus,
                 "at": now,
             }
             connection.execute(insert(events).values(**event))
             apply_event(connection, event)
             if kind == "undo":
-                connection.execute(
-                    update(assignment).where(assignment.c.id == row.id).values(lease_until=now + LEASE_SECONDS)
-                )
+                _renew(connection, now, assignment.c.id == row.id)
         return {"uuid": submission.uuid, "surplus": surplus, "duplicate": False}
 
     def _is_surplus(self, connection: Connection, row: Any, standing: Any, kind: str, now: float) -> bool:
@@ -252,37 +241,37 @@ class Store:
             return False
         if standing is not None and standing.status != "skipped":
             return standing.surplus
-        overlap = connection.execute(select(project.c.overlap)).scalar()
+        overlap = connection.scalar(select(project.c.overlap))
         return self._taken(connection, row.task_id, row.annotator_id, now) >= overlap
 
     # ---- looking --------------------------------------------------------------------------------------------------
 
     def answer(self, public: str) -> dict[str, Any] | None:
         """The answer that stands on an assignment, or None."""
-        query = select(answer).join(assignment, assignment.c.id == answer.c.assignment_id)
+        query = select(answer).select_from(answer.join(assignment))
         with reading(self.engine) as connection:
             row = connection.execute(query.where(assignment.c.public == public)).mappings().first()
             return None if row is None else dict(row)
 
-    def truth_ranking(self, task_id: int) -> list[int] | None:
+    def truth_ranking(self, task_id: int) -> list[int]:
         """The ranking by the truth, of a calibration or gold task."""
         with reading(self.engine) as connection:
-            return connection.execute(select(task.c.truth_ranking).where(task.c.id == task_id)).scalar()
+            return connection.scalar(select(task.c.truth_ranking).where(task.c.id == task_id))
 
     def progress(self, annotator_id: int) -> dict[str, Any]:
         """How far this annotator and everyone are, and this annotator's median seconds of the last day."""
         with reading(self.engine) as connection:
             now = self._clock()
-            overlap = connection.execute(select(project.c.overlap)).scalar()
-            total = connection.execute(select(func.count()).select_from(task).where(task.c.kind == "ranked")).scalar()
+            overlap = connection.scalar(select(project.c.overlap))
+            total = connection.scalar(select(func.count(task.c.id)).where(task.c.kind == "ranked"))
             humans = _answers("human").where(task.c.kind == "ranked", assignment.c.round == 0, ~answer.c.surplus)
-            done = connection.execute(select(func.count()).select_from(humans.subquery())).scalar()
+            done = connection.scalar(select(func.count()).select_from(humans.subquery()))
             mine = connection.execute(
                 _answers("human").where(assignment.c.annotator_id == annotator_id, task.c.kind != "calibration")
             ).mappings().all()
             today = [row["detail"].get("seconds") for row in mine if row["at"] > now - 86400]
             seconds = [value for value in today if value is not None]
-            name = connection.execute(select(annotator.c.name).where(annotator.c.id == annotator_id)).scalar()
+            name = connection.scalar(select(annotator.c.name).where(annotator.c.id == annotator_id))
             return {
                 "annotator": name,
                 "mine": len(mine),
@@ -298,10 +287,8 @@ class Store:
             state = calibration_state(connection, annotator_id, self.gate)
             if not state["tasks"] or state["passed"] or state["done"] < state["tasks"]:
                 raise Refused("the calibration cannot be begun again now")
-            first = connection.execute(
-                select(task.c.id).where(task.c.kind == "calibration").order_by(task.c.id)
-            ).scalar()
-            seed = connection.execute(select(project.c.seed)).scalar()
+            first = connection.scalar(select(func.min(task.c.id)).where(task.c.kind == "calibration"))
+            seed = connection.scalar(select(project.c.seed))
             self._assign(connection, annotator_id, first, state["attempt"] + 1, seed, self._clock())
 
 
@@ -312,8 +299,7 @@ def calibration_state(connection: Connection, annotator_id: int, gate: float) ->
     ).all()
     rows = connection.execute(
         select(assignment.c.task_id, assignment.c.round, answer.c.ranking, answer.c.status)
-        .join(task, task.c.id == assignment.c.task_id)
-        .outerjoin(answer, answer.c.assignment_id == assignment.c.id)
+        .select_from(assignment.join(task).outerjoin(answer))
         .where(assignment.c.annotator_id == annotator_id, task.c.kind == "calibration")
     ).all()
     attempt = max((row.round for row in rows), default=0)
@@ -343,6 +329,10 @@ def _agreement(ranking: Sequence[int] | None, truth: Sequence[int]) -> float | N
     return 0.0 if ranking is None or len(set(ranking)) < 2 else tau(ranking, truth)
 
 
+def _renew(connection: Connection, now: float, *which: Any) -> None:
+    connection.execute(update(assignment).where(*which).values(lease_until=now + LEASE_SECONDS))
+
+
 def _answered() -> Any:
     return select(answer.c.assignment_id).where(answer.c.assignment_id == assignment.c.id).exists()
 
@@ -360,9 +350,7 @@ def _taken_query(task_id: Any, now: float, kind: Any) -> Any:
     )
     return (
         select(func.count())
-        .select_from(assignment.outerjoin(answer, answer.c.assignment_id == assignment.c.id).join(
-            annotator, annotator.c.id == assignment.c.annotator_id
-        ))
+        .select_from(assignment.outerjoin(answer).join(annotator))
         .where(assignment.c.task_id == task_id, assignment.c.round == 0, annotator.c.kind == kind, counts)
     )
 
@@ -370,13 +358,11 @@ def _taken_query(task_id: Any, now: float, kind: Any) -> Any:
 def _answers(kind: str) -> Any:
     return (
         select(answer.c.assignment_id, answer.c.detail, answer.c.at)
-        .join(assignment, assignment.c.id == answer.c.assignment_id)
-        .join(task, task.c.id == assignment.c.task_id)
-        .join(annotator, annotator.c.id == assignment.c.annotator_id)
+        .select_from(answer.join(assignment).join(task).join(annotator))
         .where(annotator.c.kind == kind)
     )
 
 
 def _twins(connection: Connection, task_id: int) -> list[int]:
     query = select(candidate.c.twin).where(candidate.c.task_id == task_id).order_by(candidate.c.place)
-    return list(connection.execute(query).scalars())
+    return list(connection.scalars(query))

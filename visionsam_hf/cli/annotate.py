@@ -20,12 +20,12 @@ from visionsam_hf.annotation.access import (
     revoke_user,
 )
 from visionsam_hf.annotation.agreement_page import render
-from visionsam_hf.annotation.answers import count_undone, load_answers, load_tasks, project_of
-from visionsam_hf.annotation.images import Pictures
-from visionsam_hf.annotation.intake import take_in, truth_rankings
-from visionsam_hf.annotation.server import Page, make_app
+from visionsam_hf.annotation.answers import count_undone, load_answers
+from visionsam_hf.annotation.database import open_engine
+from visionsam_hf.annotation.server import make_app
 from visionsam_hf.annotation.store import Store
-from visionsam_hf.annotation.tables import open_engine
+from visionsam_hf.annotation.task_images import TaskImages
+from visionsam_hf.annotation.tasks import import_tasks, load_project, load_tasks, truth_rankings
 from visionsam_hf.cli.candidates import load_candidates
 from visionsam_hf.cli.options import (
     BackupSettings,
@@ -53,7 +53,7 @@ def run_serve(settings: ServeSettings) -> None:
     secret = read_secret()
     engine = open_engine(settings.store, create=True)
     token = admit(engine, secret, settings.host, settings.store)
-    take_in(
+    import_tasks(
         engine,
         settings.candidates,
         datasets,
@@ -65,10 +65,10 @@ def run_serve(settings: ServeSettings) -> None:
     port = listener.getsockname()[1]
     app = make_app(
         Store(engine, gate=settings.gate),
-        Pictures(datasets, calibration),
+        TaskImages(datasets, calibration),
         secret,
         allowed_hosts(settings.host, port, settings.hostnames),
-        Page(settings.rubric),
+        rubric=settings.rubric,
     )
     shown = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
@@ -163,7 +163,7 @@ def _statistics(settings: StatsSettings | ExportAnnotationsSettings) -> tuple[di
 def _open_store(settings: Any) -> tuple[Any, Any, dict[str, Any]]:
     """The store's engine, its project and the candidate set that it is about."""
     engine = open_engine(settings.store)
-    known = project_of(engine)
+    known = load_project(engine)
     if known is None:
         raise UserError(f"{_without_password(settings.store)}: holds no tasks yet; start 'visionsam annotate serve'")
     name = settings.candidates or known.candidates

@@ -125,16 +125,16 @@ def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any)
 def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> None:
     # Here, because they need the extra [annotate], and an oracle without a store does not.
     try:
-        from visionsam_hf.annotation.intake import rank_in_store, take_in
+        from visionsam_hf.annotation.database import open_engine
         from visionsam_hf.annotation.store import Store
-        from visionsam_hf.annotation.tables import open_engine
+        from visionsam_hf.annotation.tasks import import_tasks, rank_in_store
     except ImportError as error:
         raise UserError(
-            f"store: needs the package '{error.name}'; run: pip install 'visionsam_hf[annotate]'"
+            f"store: needs the package '{error.name}'; run, in the clone: pip install -e '.[annotate]'"
         ) from None
 
     engine = open_engine(settings.store, create=True)
-    take_in(engine, settings.candidates, datasets, fingerprint(settings.candidates), overlap=settings.annotators)
+    import_tasks(engine, settings.candidates, datasets, fingerprint(settings.candidates), overlap=settings.annotators)
     rank_in_store(
         Store(engine),
         datasets,

@@ -218,7 +218,7 @@ def execute(name: str, settings: Any) -> None:
     extra = COMMANDS[name].extra
     missing = [package for package in _PACKAGES.get(extra, ()) if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f"{name}: needs the package '{missing[0]}'; run: pip install 'visionsam_hf[{extra}]'")
+        raise UserError(f"{name}: needs the package '{missing[0]}'; run, in the clone: pip install -e '.[{extra}]'")
     check_inputs(settings)
     _found(COMMANDS[name].work)(settings)
 

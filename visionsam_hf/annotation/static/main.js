@@ -4,6 +4,7 @@ import { get, post, LoggedOut } from "/static/network.js";
 import { Outbox } from "/static/outbox.js";
 import { Panes, prepare, prepareFeedback } from "/static/panes.js";
 import { Chooser } from "/static/chooser.js";
+import { listen } from "/static/keys.js";
 import * as screens from "/static/screens.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -19,7 +20,6 @@ let chooser = null;
 let phase = "start"; // start, choose, rate, feedback, label, stopped
 let shownAt = 0;
 let ratings = [];
-let flickering = 0;
 let asking = null;
 let waiting = 0;
 
@@ -69,7 +69,7 @@ async function fetchMore() {
 }
 
 async function next() {
-  stopFlicker();
+  panes.stopFlicker();
   panes.feedback = null;
   current = null;
   if (!queue.length) return stop();
@@ -231,27 +231,6 @@ function choose(act) {
   if (chooser.isComplete()) submit();
 }
 
-function startFlicker() {
-  if (flickering) return stopFlicker();
-  let pane = 0;
-  const step = () => {
-    document.querySelectorAll(".pane").forEach((one, index) => one.classList.toggle("shown", index === pane));
-    panes.draw();
-    pane = (pane + 1) % 3;
-  };
-  document.body.classList.add("flickering");
-  step();
-  flickering = setInterval(step, 450);
-}
-
-function stopFlicker() {
-  if (!flickering) return;
-  clearInterval(flickering);
-  flickering = 0;
-  document.body.classList.remove("flickering");
-  panes.draw();
-}
-
 function startLasso() {
   document.body.classList.toggle("lasso");
   if (!document.body.classList.contains("lasso")) { panes.closeLasso(null); return describe(); }
@@ -293,8 +272,9 @@ const DISPLAY = {
 function press(key) {
   const low = key.toLowerCase();
   if (phase === "feedback" && [" ", "Enter"].includes(key)) { panes.feedback = null; return next(); }
+  if (key === " ") return panes.hide(true);
   if (low in DISPLAY && current?.photo) { DISPLAY[low](); return screens.display(panes); }
-  if (key === "Tab" && current?.photo) return startFlicker();
+  if (key === "Tab" && current?.photo) return panes.flicker();
   if (key === "Backspace" && phase !== "loading" && phase !== "label") return undo();
   if (phase === "label") {
     if (low in LABELS) endLasso(LABELS[low]);
@@ -309,77 +289,18 @@ function press(key) {
     if (key >= "1" && key <= "3") choose(() => chooser.pick(Number(key) - 1));
     else if (low in WHY) { chooser.decide(WHY[low]); describe(); }
     else if (key in ACTIONS || low in ACTIONS) (ACTIONS[key] || ACTIONS[low])();
-    else if (key === "Escape") { stopFlicker(); if (document.body.classList.contains("lasso")) endLasso(null); }
+    else if (key === "Escape") { panes.stopFlicker(); if (document.body.classList.contains("lasso")) endLasso(null); }
   }
 }
 
-const OURS = new Set([" ", "Tab", "Backspace", "=", "+", "-", "[", "]", "!", "'", "/"]);
-
-addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const inDialog = document.querySelector("dialog[open]");
-  if (inDialog) {
-    if (inDialog.id === "flag-dialog" && "123".includes(event.key)) inDialog.querySelectorAll("[data-flag]")[event.key - 1].click();
-    if (event.key === "?") inDialog.close();
-    return;
-  }
-  if (event.target.tagName === "INPUT") return;
-  if ($("#work").hidden) {
-    if (event.key === "?") showHelp();
-    if (event.key === "Backspace" && phase === "stopped") undo();
-    return;
-  }
-  const onButton = event.target.tagName === "BUTTON";
-  // With the focus on a button the keyboard works as on any page; Shift+Tab takes it there.
-  if (event.key === "Tab" && (event.shiftKey || onButton)) return;
-  if (onButton && [" ", "Enter"].includes(event.key)) return;
-  if (OURS.has(event.key)) event.preventDefault();
-  if (event.key === "?") return showHelp();
-  if (event.key === " " && phase !== "feedback") {
-    if (!event.repeat) { panes.hidden = true; panes.schedule(); }
-    return;
-  }
-  if (event.repeat && !(event.key in DISPLAY)) return;
-  press(event.key);
+listen(panes, {
+  press,
+  repeated: DISPLAY,
+  pick: (pane) => { if (phase === "choose") press(String(pane + 1)); },
+  decide: (criterion) => { if (phase === "choose") { chooser.decide(criterion); describe(); } },
+  flag: (reason) => { if (phase === "choose") leave("flag", { reason }); },
+  undoStopped: () => { if (phase === "stopped") undo(); },
 });
-addEventListener("keyup", (event) => {
-  if (event.key === " ") { panes.hidden = false; panes.schedule(); }
-});
-addEventListener("blur", () => { panes.hidden = false; panes.schedule(); });
-
-function showHelp() {
-  stopFlicker();
-  $("#help").showModal();
-}
-
-const BUTTONS = { equal: "=", none: "0", flicker: "Tab", lasso: "d", undo: "Backspace", skip: "s", flag: "!", mode: "x" };
-document.querySelectorAll("[data-do]").forEach((button) => {
-  if (button.dataset.do === "hide") {
-    button.addEventListener("pointerdown", () => { panes.hidden = true; panes.schedule(); });
-    for (const end of ["pointerup", "pointerleave"]) button.addEventListener(end, () => { panes.hidden = false; panes.schedule(); });
-    return;
-  }
-  button.addEventListener("click", () => { press(BUTTONS[button.dataset.do]); release(button); });
-});
-document.querySelectorAll(".pick").forEach((button, pane) => button.addEventListener("click", () => {
-  if (phase === "choose") press(String(pane + 1));
-  release(button);
-}));
-document.querySelectorAll("[data-criterion]").forEach((button) => button.addEventListener("click", () => {
-  if (phase === "choose") { chooser.decide(button.dataset.criterion); describe(); }
-  release(button);
-}));
-// A mouse click must not leave the focus on the button, where Space would press it again.
-function release(button) {
-  if (!button.matches(":focus-visible")) $("#work").focus();
-}
-document.querySelectorAll("[data-flag]").forEach((button) => button.addEventListener("click", () => {
-  $("#flag-dialog").close();
-  if (phase === "choose") leave("flag", { reason: button.dataset.flag });
-}));
-$("#help-button").addEventListener("click", showHelp);
-$("#help-close").addEventListener("click", () => $("#help").close());
-$("#help").addEventListener("close", () => { if (!$("#work").hidden) $("#work").focus(); });
 
 // ---- coming in ---------------------------------------------------------------------------------------------------
 

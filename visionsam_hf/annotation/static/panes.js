@@ -49,7 +49,7 @@ export class Panes {
     this.mode = localStorage.getItem("mode") || "outline";
     this.opacity = Number(localStorage.getItem("opacity") || 0.45);
     this.hidden = false;
-    this.flicker = null;
+    this.flickering = 0;
     this.pointer = null;
     this.lasso = null;
     this.regions = [];
@@ -113,6 +113,33 @@ export class Panes {
   strengthen(by) {
     this.opacity = Math.min(Math.max(Math.round((this.opacity + by) * 100) / 100, 0.15), 1);
     localStorage.setItem("opacity", String(this.opacity));
+    this.schedule();
+  }
+
+  /** One pane at a time, in turns; again to stop. */
+  flicker() {
+    if (this.flickering) return this.stopFlicker();
+    let shown = 0;
+    const step = () => {
+      this.canvases.forEach((canvas, pane) => canvas.closest(".pane").classList.toggle("shown", pane === shown));
+      this.draw();
+      shown = (shown + 1) % this.canvases.length;
+    };
+    document.body.classList.add("flickering");
+    step();
+    this.flickering = setInterval(step, 450);
+  }
+
+  stopFlicker() {
+    if (!this.flickering) return;
+    clearInterval(this.flickering);
+    this.flickering = 0;
+    document.body.classList.remove("flickering");
+    this.draw();
+  }
+
+  hide(isHidden) {
+    this.hidden = isHidden;
     this.schedule();
   }
 

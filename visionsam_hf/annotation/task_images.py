@@ -19,8 +19,11 @@ _KEPT = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
-    """One row, decoded, within `window` (x1, y1, x2, y2) of the original; `size` is the original's height and width."""
+class TaskImage:
+    """A row of a candidate set, decoded, within `window` (x1, y1, x2, y2) of the original.
+
+    `photo` is (H, W, 3) uint8, `masks` (3, H, W) bool, `truth` (H, W) bool; `size` is the original's height and width.
+    """
 
     photo: np.ndarray
     masks: np.ndarray
@@ -32,14 +35,14 @@ class Scene:
     image_id: str
 
 
-class Pictures:
-    """Scenes of candidate sets, by the kind of task ("ranked" or not) that names the set, split and row."""
+class TaskImages:
+    """Images of candidate sets, by the kind of task ("ranked" or not) that names the set, split and row."""
 
     def __init__(self, datasets: Mapping[str, Any], calibration: Mapping[str, Any] | None = None) -> None:
         self._sets = {"ranked": datasets, "calibration": calibration or {}, "gold": calibration or {}}
-        self.scene = functools.lru_cache(_KEPT)(self._scene)
+        self.load = functools.lru_cache(_KEPT)(self._load)
 
-    def _scene(self, kind: str, split: str, row: int) -> Scene:
+    def _load(self, kind: str, split: str, row: int) -> TaskImage:
         dataset = self._sets[kind][split]
         values = dataset[row]
         photo = _upright(values["image"]["bytes"])
@@ -49,7 +52,7 @@ class Pictures:
         truth = truth_of(values)
         x1, y1, x2, y2 = view_window(photo.shape[:2], values["box"], masks)
         inside = slice(y1, y2), slice(x1, x2)
-        return Scene(
+        return TaskImage(
             photo=photo[inside],
             masks=masks[(slice(None), *inside)],
             truth=None if truth is None else truth[inside],
@@ -85,26 +88,26 @@ def view_window(size: tuple[int, int], box: Any, masks: np.ndarray) -> tuple[int
     )
 
 
-def photo_png(scene: Scene) -> bytes:
+def photo_png(image: TaskImage) -> bytes:
     """The photograph as RGB PNG, without the original file's metadata."""
-    return _png(scene.photo)
+    return _png(image.photo)
 
 
-def masks_png(scene: Scene, order: list[int]) -> bytes:
+def masks_png(image: TaskImage, order: list[int]) -> bytes:
     """Panes 1, 2, 3 as red, green and blue, 255 inside the mask."""
-    return _png(np.stack([scene.masks[place] for place in order], -1).astype(np.uint8) * 255)
+    return _png(np.stack([image.masks[place] for place in order], -1).astype(np.uint8) * 255)
 
 
-def truth_png(scene: Scene) -> bytes:
-    """The truth as a grey PNG, 255 inside; of a scene that has one."""
-    if scene.truth is None:
-        raise ValueError("this scene has no truth")
-    return _png(scene.truth.astype(np.uint8) * 255)
+def truth_png(image: TaskImage) -> bytes:
+    """The truth as a grey PNG, 255 inside; of an image that has one."""
+    if image.truth is None:
+        raise ValueError("this image has no truth")
+    return _png(image.truth.astype(np.uint8) * 255)
 
 
-def feedback_numbers(scene: Scene, order: list[int]) -> list[dict[str, float]]:
+def feedback_numbers(image: TaskImage, order: list[int]) -> list[dict[str, float]]:
     """The four criteria and their mean of each pane's mask; for calibration, where the truth is known."""
-    table = criteria_table([scene.masks[place] for place in order], scene.truth)
+    table = criteria_table([image.masks[place] for place in order], image.truth)
     names = ("coverage", "boundary", "over_under", "noise")
     return [
         {name: round(float(value), 3) for name, value in zip(names, row, strict=True)}

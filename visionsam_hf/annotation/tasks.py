@@ -1,0 +1,185 @@
+"""The tasks of a store: made from a candidate set, once; ranked by its truth; answered by simulated annotators."""
+
+import secrets
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine, insert, select, update
+
+from visionsam_hf.annotation.access import add_oracle
+from visionsam_hf.annotation.answers import PANES, Submission
+from visionsam_hf.annotation.database import VERSION, candidate, project, reading, task, writing
+from visionsam_hf.annotation.store import Assignment, Store
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.records import same_fingerprint
+from visionsam_hf.preferences.oracle import annotate
+from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
+from visionsam_hf.preferences.ranking_statistics import Task
+from visionsam_hf.preferences.rankings import identical_groups, rank_scores
+from visionsam_hf.preferences.rubric import TIE, criteria_table
+
+CALIBRATION_TASKS = 20
+# Simulated annotators claim this many tasks at a time.
+_CLAIM = 20
+
+
+def import_tasks(
+    engine: Engine,
+    name: str,
+    datasets: Mapping[str, Any],
+    fingerprint: str,
+    *,
+    overlap: int,
+    calibration: tuple[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Fill an empty store with tasks; on a filled one, check that it is about the same candidates.
+
+    Args:
+        name: where the candidate set came from; kept for people.
+        datasets: the splits of the candidate set, images undecoded.
+        fingerprint: of the candidate set's content.
+        overlap: how many annotators rank each task; may be changed later.
+        calibration: name and splits of a set with truth: its first tasks train annotators, the others are hidden gold.
+
+    Raises:
+        UserError: the store holds another candidate set, a row has not three candidates, a calibration row no truth.
+    """
+    known = load_project(engine)
+    if known is not None:
+        if not same_fingerprint(known.fingerprint, fingerprint):
+            raise UserError(
+                f"{name}: is not the candidate set this store was made for ({known.candidates}); "
+                "give that one, or a new store"
+            )
+        if known.overlap != overlap:
+            with writing(engine) as connection:
+                connection.execute(update(project).values(overlap=overlap))
+        return
+    practice, practice_sets = calibration or ("", {})
+    rows = [
+        _task(practice, *row, kind="calibration" if number < CALIBRATION_TASKS else "gold")
+        for number, row in enumerate(_rows(practice_sets))
+    ]
+    rows += [_task(name, *row, kind="ranked") for row in _rows(datasets)]
+    with writing(engine) as connection:
+        if connection.scalar(select(project.c.id)) is not None:
+            raise UserError("another process is filling this store; start again when it is done")
+        connection.execute(
+            insert(project).values(
+                id=1,
+                version=VERSION,
+                candidates=name,
+                fingerprint=fingerprint,
+                calibration=practice or None,
+                overlap=overlap,
+                seed=secrets.randbelow(2**31),
+                created=time.time(),
+            )
+        )
+        for values, candidates in rows:
+            task_id = connection.execute(insert(task).values(**values)).inserted_primary_key[0]
+            connection.execute(insert(candidate), [item | {"task_id": task_id} for item in candidates])
+
+
+def _rows(datasets: Mapping[str, Any]) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    for split, dataset in datasets.items():
+        for number, row in enumerate(dataset):
+            yield split, number, row
+
+
+def _task(
+    name: str, split: str, number: int, row: Mapping[str, Any], *, kind: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A row as values of the tables `task` and `candidate`."""
+    where = f"{name}: row {number} of split '{split}' ({row['image_id']})"
+    if len(row["candidates"]) != PANES:
+        raise UserError(f"{where} has {len(row['candidates'])} candidates; the page shows {PANES}")
+    truth_ranking = None if kind == "ranked" else _truth_ranking(row)
+    if truth_ranking is None and kind != "ranked":
+        raise UserError(f"{where} has no truth; a calibration set needs one in every row")
+    values = {"kind": kind, "split": split, "row": number, "image_id": row["image_id"], "truth_ranking": truth_ranking}
+    twins = identical_groups(np.stack(candidate_masks(row)))
+    return values, [
+        {"place": place, "token": item["token"], "score": item["score"], "twin": twin}
+        for place, (item, twin) in enumerate(zip(row["candidates"], twins, strict=True))
+    ]
+
+
+def _truth_ranking(row: Mapping[str, Any]) -> list[int] | None:
+    truth = truth_of(row)
+    return None if truth is None else rank_scores(criteria_table(candidate_masks(row), truth).mean(1).tolist(), TIE)
+
+
+def truth_rankings(datasets: Mapping[str, Any], tasks: Sequence[Any]) -> dict[int, list[int]]:
+    """The ranking by the truth of every task (with `id`, `split` and `row`) whose row has one."""
+    rankings = {one.id: _truth_ranking(datasets[one.split][one.row]) for one in tasks}
+    return {task_id: ranking for task_id, ranking in rankings.items() if ranking is not None}
+
+
+def load_project(engine: Engine) -> Any:
+    """The store's project row, or None for an empty store."""
+    with reading(engine) as connection:
+        return connection.execute(select(project)).first()
+
+
+def load_tasks(engine: Engine) -> dict[int, Task]:
+    """Every task by its id."""
+    with reading(engine) as connection:
+        scores: dict[int, list[float]] = {}
+        for row in connection.execute(select(candidate).order_by(candidate.c.task_id, candidate.c.place)):
+            scores.setdefault(row.task_id, []).append(row.score)
+        return {
+            row.id: Task(row.id, row.kind, row.split, row.row, row.truth_ranking, scores[row.id])
+            for row in connection.execute(select(task).order_by(task.c.id))
+        }
+
+
+def rank_in_store(
+    store: Store, datasets: Mapping[str, Any], *, annotators: int, noise: float, flip_rate: float, seed: int
+) -> int:
+    """Let simulated annotators rank all that the store still wants of them; returns how many answers.
+
+    They claim as people do, and their answers become the same events, marked as oracle.
+
+    Args:
+        datasets: the splits of the candidate set, images undecoded, with a truth in every row.
+        annotators: how many.
+        noise, flip_rate, seed: as in `oracle.annotate`.
+    """
+    answered = 0
+    for number in range(annotators):
+        user = add_oracle(store.engine, f"oracle-{number + 1}")
+        while held := store.claim(user, _CLAIM):
+            for one in held:
+                judged = annotate(
+                    *_seen(one, datasets),
+                    annotator=number,
+                    # A task that comes again gets new noise, as a person's second look does.
+                    task=f"{one.split}/{one.row}" + (f"/{one.round}" if one.round else ""),
+                    seed=seed,
+                    noise=noise,
+                    flip_rate=flip_rate,
+                )
+                submission = Submission(
+                    uuid=str(uuid.uuid4()),
+                    assignment=one.public,
+                    kind="submit",
+                    ranking=[judged.ranking[place] for place in one.order],
+                    criterion=judged.deciding_criterion,  # type: ignore[arg-type]  # pydantic checks it
+                )
+                store.submit(user, submission)
+            answered += len(held)
+    return answered
+
+
+def _seen(held: Assignment, datasets: Mapping[str, Any]) -> tuple[np.ndarray, list[int]]:
+    """What an oracle goes by: the criteria of each candidate and the groups of nearly identical ones."""
+    row = datasets[held.split][held.row]
+    truth = truth_of(row)
+    if truth is None:
+        raise UserError(f"row {held.row} of split '{held.split}' has no truth for the oracle to judge by")
+    masks = candidate_masks(row)
+    return criteria_table(masks, truth), identical_groups(np.stack(masks))
