@@ -1,4 +1,9 @@
-"""One module a source, each with a `datasets.GeneratorBasedBuilder`; imported when asked for."""
+"""One module a source (mask_folder, mvtec_ad, vision, synthetic), each with a `datasets.GeneratorBasedBuilder`.
+
+The others are what sources share: coco reads its annotations, photographs reads image files, lookalikes finds pieces that
+were photographed twice, planned writes splits. A new source is a builder here, its settings in
+`visionsam_hf/cli/dataset_options.py`, one line in `COMMANDS` and one in `visionsam_hf/cli/build.py`.
+"""
 
 from importlib import import_module
 from typing import Any

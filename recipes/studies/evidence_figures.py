@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from studies.design import PAINTED, REAL, SFT, UNTRAINED
 from studies.evidence_tables import title_of
-from visionsam_hf.evaluation.report.figures import INK, LINE, MUTED, series_style
+from visionsam_hf.evaluation.report.plotting import INK, LINE, MUTED, series_style
 
 STYLE = {
     "font.family": "DejaVu Sans",

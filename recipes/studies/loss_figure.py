@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from studies.evidence_figures import DPI, STYLE
-from visionsam_hf.evaluation.report.figures import MUTED, SERIES
+from visionsam_hf.evaluation.report.plotting import MUTED, SERIES
 from visionsam_hf.training.losses import preference_loss
 
 # Pixels of a usual pair: 65,536 on the grid of sam-vit-base, a hundred of which differ.

@@ -91,7 +91,7 @@ def test_the_static_page_has_all_it_names(page):
         "outline.js",
         "screens.js",
         "chooser.js",
-        "keys.js",
+        "controls.js",
     ):
         status, headers, content = page.get(f"/static/{name}")
         assert status == 200 and len(content) > 100

@@ -10,7 +10,7 @@ from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
 
 from visionsam_hf.cli import embed
 from visionsam_hf.cli.evaluate import EvaluateSettings, run
-from visionsam_hf.cli.run import is_done
+from visionsam_hf.cli.stage import is_done
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import read_record

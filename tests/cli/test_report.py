@@ -10,7 +10,7 @@ import pytest
 from defect_examples import CARD, CATEGORIES, predict, write_discs
 
 from visionsam_hf.cli.report import ReportSettings, run
-from visionsam_hf.cli.run import is_done
+from visionsam_hf.cli.stage import is_done
 from visionsam_hf.data.dataset_directory import load_split, write_splits
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle
@@ -21,8 +21,8 @@ from visionsam_hf.evaluation.evaluator import score_dataset, summarise
 from visionsam_hf.evaluation.per_sample import FILE, read_columns, write_groups
 from visionsam_hf.evaluation.report import page as report_page
 from visionsam_hf.evaluation.report.charts import all_charts
-from visionsam_hf.evaluation.report.figures import SERIES, size_panel
 from visionsam_hf.evaluation.report.galleries import preference_gallery
+from visionsam_hf.evaluation.report.plotting import SERIES, size_panel
 from visionsam_hf.evaluation.result_files import name_systems, role_of
 
 

@@ -12,7 +12,7 @@ from conftest import segmentation_rows
 from PIL import Image
 
 from visionsam_hf.cli import command_line as cli
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.dataset_directory import load_split, write_splits
 from visionsam_hf.data.errors import UserError, decoding
 from visionsam_hf.data.schema import segmentation_features

@@ -88,7 +88,7 @@ def test_our_own_bugs_are_not_blamed_on_the_user(steps):
 
 
 def test_what_transformers_refuses_is_the_users_mistake():
-    from visionsam_hf.training.configs import SamSFTConfig
+    from visionsam_hf.training.sft_trainer import SamSFTConfig
 
     for refused in ({"optim": "none such"}, {"accelerator_config": {"none_such": 1}}):
         with pytest.raises(UserError, match=r"^x.yaml: .*none.such"):

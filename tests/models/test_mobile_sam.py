@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, Auto
 
 from visionsam_hf.models.decoder import predict_tokens
 from visionsam_hf.models.encoder import ImageEncoder, has_bfloat16
+from visionsam_hf.models.freezing import freeze
 from visionsam_hf.models.image_processing import make_processor
-from visionsam_hf.models.loading import encoder_fingerprint, freeze, image_side, mask_side
+from visionsam_hf.models.loading import encoder_fingerprint, image_side, mask_side
 from visionsam_hf.models.lora import add_adapter
 from visionsam_hf.models.mobile_sam import MobileSamModel, in_bfloat16
 from visionsam_hf.models.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig

@@ -138,4 +138,4 @@ def test_without_the_extra_one_line_says_what_to_install(model_dir, tmp_path, mo
     )
     assert cli.main(["export", str(model_dir), "--output_dir", str(tmp_path / "onnx")]) == 2
     printed = capsys.readouterr().err
-    assert "visionsam_hf[onnx]" in printed and printed.count("\n") == 1 and not (tmp_path / "onnx").exists()
+    assert "pip install -e '.[onnx]'" in printed and printed.count("\n") == 1 and not (tmp_path / "onnx").exists()

@@ -107,10 +107,10 @@ def test_painted_models_are_trained_first():
     ("options", "message"),
     [
         (["--data_dir", ""], "missing key 'data_dir'"),
-        (["--label_budgets", "[0]"], "numbers of images from 1"),
+        (["--label_budgets", "[0]"], "give at least 1"),
         (["--label_budgets", "[99]"], "held out leaves"),
         (["--classes", "[dark]"], "one class cannot be held out"),
-        (["--kind", "paintings"], "choose objectives, demonstrations"),
+        (["--kind", "paintings"], "give 'objectives' or 'demonstrations'"),
         (["--painted", "{w_bec: 1}"], "did you mean 'w_bce'"),
         (["--build", "{valid: 1}"], "unknown key 'valid'"),
     ],

@@ -26,7 +26,7 @@ from tests.reliability.forked import fork
 from tests.reliability.mutations import mutated
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.schema import decode_rle, encode_rle
+from visionsam_hf.data.masks import decode_rle, encode_rle
 from visionsam_hf.data.settings import build_settings, read_yaml
 
 # ruff: noqa: F811

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import SamModel
 
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
-from visionsam_hf.cli.training import SFTStageSettings
+from visionsam_hf.cli.train import SFTStage
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_mask
 from visionsam_hf.data.prompts import PROMPT_KINDS
@@ -392,7 +392,7 @@ def test_wrong_settings_name_the_key(tmp_path, settings, key):
 
 
 def test_a_checkpoint_can_hold_the_stages_settings(tmp_path):
-    settings = SFTStageSettings(model_name_or_path="m", dataset="d", output_dir=str(tmp_path), w_dice=0.5)
+    settings = SFTStage(model_name_or_path="m", dataset="d", output_dir=str(tmp_path), w_dice=0.5)
     assert isinstance(settings, SamSFTConfig)
     assert pickle.loads(pickle.dumps(settings)).w_dice == 0.5
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from visionsam_hf.embeddings.shards import read_shard
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
@@ -52,6 +54,6 @@ def test_two_processes_encode_once_and_train_as_one(tmp_path, model_dir, segment
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4) and len(set(one["losses"])) == 4
     for key in ("eval_loss", "eval_iou"):  # 8 prompts of 5 images: uneven batches, a repeat
         assert two["evaluation"][key] == pytest.approx(one["evaluation"][key], rel=1e-4)
-    indices = [json.loads(path.read_text())["images"] for path in (tmp_path / "two" / "cache").glob("*/0*.json")]
+    indices = [list(read_shard(path).keys) for path in (tmp_path / "two" / "cache").glob("*/*.safetensors")]
     # Each took its share, and nobody what another had.
     assert sorted(map(len, indices)) == [6, 6] and len(set(sum(indices, []))) == 12

@@ -34,7 +34,7 @@ from visionsam_hf.cli.options import (
     StatsSettings,
     UsersSettings,
 )
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.dataset_directory import write_preferences
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import write_text

@@ -15,7 +15,7 @@ from datasets_builders.planned import PlannedBuilder, Remark
 from datasets_builders.synthetic import Synthetic
 from datasets_builders.vision import Vision
 from visionsam_hf.cli.dataset_options import BuildSettings
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.curation import read_kept
 from visionsam_hf.data.data_card import data_card, markdown_table
 from visionsam_hf.data.dataset_directory import load_split, rows_of, write_card, write_splits

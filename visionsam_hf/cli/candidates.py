@@ -7,7 +7,7 @@ from datasets import Image
 from tqdm.auto import tqdm
 
 from visionsam_hf.cli.options import CandidatesSettings, OracleSettings
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.data_card import data_card, markdown_table
 from visionsam_hf.data.dataset_directory import (
     load_split,

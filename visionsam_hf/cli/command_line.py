@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from visionsam_hf.cli import dataset_options, options
-from visionsam_hf.cli.run import check_inputs, join_launched, refuse_to_replace
+from visionsam_hf.cli.stage import check_inputs, join_launched, refuse_to_replace
 from visionsam_hf.data.errors import Interrupted, UserError
 from visionsam_hf.data.settings import alternatives, build_settings, read_yaml, type_hints, unknown_key
 
@@ -185,7 +185,8 @@ def run_stage(name: str, arguments: Sequence[str]) -> None:
     words, given = read_words(settings_class(name), arguments, name)
     may_replace = given.pop("replace", "false").lower() in _TRUTHS[::2]
     settings = _settings(name, words, given)
-    if not may_replace:
+    # A study goes on: what its runs found is kept, and its pages are made anew from all of them.
+    if not may_replace and name != "evidence":
         refuse_to_replace(name.split()[0], settings)
     execute(name, settings)
 

@@ -14,7 +14,7 @@ import numpy as np
 from datasets import IterableDataset
 
 from visionsam_hf.cli.dataset_options import CurateSettings
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.curation import (
     MANIFEST,
     Scored,

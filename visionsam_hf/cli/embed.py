@@ -3,7 +3,7 @@
 import time
 
 from visionsam_hf.cli.options import EmbedSettings
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.embeddings.cache import open_cache
 from visionsam_hf.embeddings.shards import describe_cache, prune_cache

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from visionsam_hf.cli.options import EvaluateSettings
-from visionsam_hf.cli.run import is_main_process, stage_run
+from visionsam_hf.cli.stage import is_main_process, stage_run
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache

@@ -3,7 +3,7 @@
 import json
 
 from visionsam_hf.cli.options import ExportSettings, MergeSettings
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.models.image_processing import MinMaxSamImageProcessor
 from visionsam_hf.models.loading import load_model, load_processor, save_model

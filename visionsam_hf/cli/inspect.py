@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from datasets import load_dataset
 
 from visionsam_hf.cli.dataset_options import InspectSettings
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.inspection import inspection_page, kind_of, summarise

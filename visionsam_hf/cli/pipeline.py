@@ -23,7 +23,7 @@ from typing import Any
 
 from visionsam_hf.cli.command_line import COMMANDS, execute, settings_class
 from visionsam_hf.cli.options import PipelineSettings
-from visionsam_hf.cli.run import is_done, is_main_process, remove_leftovers
+from visionsam_hf.cli.stage import is_done, is_main_process, remove_leftovers
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import RECORD
 from visionsam_hf.data.settings import build_settings, read_yaml

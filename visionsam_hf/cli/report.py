@@ -3,7 +3,7 @@
 import json
 
 from visionsam_hf.cli.options import ReportSettings
-from visionsam_hf.cli.run import stage_run
+from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.evaluation.report.page import Sources, make_report
 
 
@@ -17,7 +17,7 @@ def run(settings: ReportSettings) -> None:
         text = json.dumps(report.found, indent=2, allow_nan=False)
         (stage.directory / "report.json").write_text(text + "\n", encoding="utf-8")
         (stage.directory / "report.html").write_text(report.page, encoding="utf-8")
-        for name, picture in report.figures.items():
+        for name, picture in report.plotting.items():
             (stage.directory / name).write_bytes(picture)
         for name, entry in report.found["systems"].items():
             stage.results[name] = {"iou": entry.get("iou"), "dice": entry.get("dice")}

@@ -12,7 +12,7 @@ import numpy as np
 
 from visionsam_hf.cli.options import SFTInputs, TrainingInputs
 from visionsam_hf.cli.push import publish
-from visionsam_hf.cli.run import is_main_process, stage_run
+from visionsam_hf.cli.stage import is_main_process, stage_run
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import as_plain

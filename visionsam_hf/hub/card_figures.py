@@ -16,8 +16,8 @@ from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.geometry import logits_to_original
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_iou
 from visionsam_hf.data.overlays import PREDICTION
-from visionsam_hf.evaluation.report.figures import INK, MUTED, SERIES
 from visionsam_hf.evaluation.report.galleries import RANKED, thumbnail
+from visionsam_hf.evaluation.report.plotting import INK, MUTED, SERIES
 from visionsam_hf.evaluation.result_files import curve, read_log
 from visionsam_hf.inference.prediction import encode_image, predict_at
 from visionsam_hf.models.loading import image_side

@@ -4,7 +4,7 @@ import { get, post, LoggedOut } from "/static/network.js";
 import { Outbox } from "/static/outbox.js";
 import { Panes, prepare, prepareFeedback } from "/static/panes.js";
 import { Chooser } from "/static/chooser.js";
-import { listen } from "/static/keys.js";
+import { listen } from "/static/controls.js";
 import * as screens from "/static/screens.js";
 
 const $ = (selector) => document.querySelector(selector);

@@ -5,8 +5,8 @@ from typing import Any
 
 from visionsam_hf.evaluation.comparison import HEADLINE
 from visionsam_hf.evaluation.per_sample import BINS, CASES
-from visionsam_hf.evaluation.report import figures
-from visionsam_hf.evaluation.report.figures import Panel
+from visionsam_hf.evaluation.report import plotting
+from visionsam_hf.evaluation.report.plotting import Panel
 from visionsam_hf.evaluation.result_files import curve
 
 _NAMES = {"iou": "IoU", "dice": "Dice"}
@@ -15,7 +15,7 @@ APPEARANCE = {
     "thickness": "Thin defects: by their thickest place",
     "contrast": "Faint defects: by contrast to the surroundings",
 }
-CASE_COLORS = dict(zip(CASES, (figures.GOOD, figures.FAIR, figures.POOR, figures.BAD)))
+CASE_COLORS = dict(zip(CASES, (plotting.GOOD, plotting.FAIR, plotting.POOR, plotting.BAD)))
 
 
 def split_words(split: str) -> str:
@@ -48,7 +48,7 @@ def all_charts(
 def _headline(entries: Mapping[str, Any], paper: Mapping[str, Mapping[str, float]]) -> list[Panel]:
     names = list(entries)
     return [
-        figures.interval_panel(
+        plotting.interval_panel(
             f"{_NAMES[metric]}, mean over prompts",
             names,
             [entries[name][metric] for name in names],
@@ -70,7 +70,7 @@ def _differences(entries: Mapping[str, Any]) -> list[Panel]:
         return []
     reference = entries[names[0]]["difference"]["reference"]
     return [
-        figures.difference_panel(
+        plotting.difference_panel(
             f"{_NAMES[metric]}, difference to {reference} on the same prompts",
             names,
             [entries[name]["difference"][metric] for name in names],
@@ -88,11 +88,11 @@ def _outcomes(entries: Mapping[str, Any]) -> list[Panel]:
     parts = [
         (word, color, [entries[name]["difference"]["iou"][key] for name in names])
         for word, key, color in (
-            ("better", "win", figures.GOOD), ("within 0.01", "tie", figures.MUTED), ("worse", "loss", figures.BAD)
+            ("better", "win", plotting.GOOD), ("within 0.01", "tie", plotting.MUTED), ("worse", "loss", plotting.BAD)
         )
     ]  # fmt: skip
     told = "; ".join(f"{name}: {parts[0][2][i]} better, {parts[2][2][i]} worse" for i, name in enumerate(names))
-    return [figures.stacked_panel(f"Prompts better, even and worse than {reference}", names, parts, told=told)]
+    return [plotting.stacked_panel(f"Prompts better, even and worse than {reference}", names, parts, told=told)]
 
 
 def _training(logs: Mapping[str, Sequence[Mapping[str, float]]], systems: Sequence[str]) -> list[Panel]:
@@ -107,7 +107,7 @@ def _training(logs: Mapping[str, Sequence[Mapping[str, float]]], systems: Sequen
         for train, held, words in quantities:
             values = curve(log, train), curve(log, held)
             if any(values):
-                panels.append(figures.curve_panel(f"{label}: {words}", words, *values, style=style))
+                panels.append(plotting.curve_panel(f"{label}: {words}", words, *values, style=style))
     return panels
 
 
@@ -117,7 +117,7 @@ def _categories(entries: Mapping[str, Any]) -> list[Panel]:
         return []
     missing = {"iou": float("nan"), "dice": float("nan")}
     return [
-        figures.category_panel(
+        plotting.category_panel(
             f"{_NAMES[metric]} by category",
             categories,
             [
@@ -133,7 +133,7 @@ def _appearance(entries: Mapping[str, Any]) -> list[Panel]:
     panels = []
     curves = [entry["size_curve"] for entry in entries.values()]
     if any(curves):
-        panels.append(figures.size_panel("IoU over the defect's size, running mean", curves))
+        panels.append(plotting.size_panel("IoU over the defect's size, running mean", curves))
     for name, title in APPEARANCE.items():
         tables = [{row["label"]: row for row in entry["by_appearance"][name]} for entry in entries.values()]
         labels = [label for label in BINS[name][1] if any(label in table for table in tables)]
@@ -142,7 +142,7 @@ def _appearance(entries: Mapping[str, Any]) -> list[Panel]:
             missing = {"iou": float("nan"), "interval": None}
             rows = [[table.get(label, missing) for label in labels] for table in tables]
             panels.append(
-                figures.appearance_panel(
+                plotting.appearance_panel(
                     title,
                     labels,
                     counts,
@@ -155,7 +155,7 @@ def _appearance(entries: Mapping[str, Any]) -> list[Panel]:
 
 def _calibration(entries: Mapping[str, Any]) -> list[Panel]:
     return [
-        figures.calibration_panel(name, entry["calibration"]["bins"], style)
+        plotting.calibration_panel(name, entry["calibration"]["bins"], style)
         for style, (name, entry) in enumerate(entries.items())
         if entry["calibration"]["bins"]
     ]
@@ -174,4 +174,4 @@ def _cases(entries: Mapping[str, Any]) -> list[Panel]:
     told = "; ".join(
         f"{name}: " + ", ".join(f"{entries[name]['cases']['counts'][case]} {case}" for case in CASES) for name in names
     )
-    return [figures.stacked_panel("How prompts end", names, parts, told=told)]
+    return [plotting.stacked_panel("How prompts end", names, parts, told=told)]

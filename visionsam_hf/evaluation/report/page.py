@@ -27,8 +27,8 @@ from visionsam_hf.evaluation.comparison import (
 from visionsam_hf.evaluation.metrics import METRICS
 from visionsam_hf.evaluation.per_sample import TITLES
 from visionsam_hf.evaluation.report import charts, galleries
-from visionsam_hf.evaluation.report.figures import signed
 from visionsam_hf.evaluation.report.galleries import PictureRow
+from visionsam_hf.evaluation.report.plotting import signed
 from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
 from visionsam_hf.inference import BASELINE_PREFIX
 

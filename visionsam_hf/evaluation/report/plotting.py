@@ -1,4 +1,4 @@
-"""Charts of the report as inline SVG: small panels that stand beside each other, or under each other on a phone.
+"""How the report draws, as inline SVG: small panels that stand beside each other, or under each other on a phone.
 
 Colours become CSS variables of the page and text stays text, so that one figure is right on light, dark and paper.
 """

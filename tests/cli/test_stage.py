@@ -12,7 +12,7 @@ import pytest
 
 from tests.hubdouble import HubDouble, Repo
 from visionsam_hf.cli import command_line as cli
-from visionsam_hf.cli.run import is_done, only_run, refuse_to_replace, stage_run
+from visionsam_hf.cli.stage import is_done, only_run, refuse_to_replace, stage_run
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import fingerprint, looks_local, read_record, resolve_model, same_fingerprint
 from visionsam_hf.data.settings import setting
@@ -180,7 +180,7 @@ def test_a_new_commit_on_the_hub_is_not_done(tmp_path):
 HUB_SCRIPT = """
 import sys
 from tests.cli.test_run import Settings, make
-from visionsam_hf.cli.run import is_done
+from visionsam_hf.cli.stage import is_done
 settings = Settings("out", "me/parts")
 if sys.argv[1:]:
     make(settings)
