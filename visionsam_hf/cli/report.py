@@ -17,7 +17,7 @@ def run(settings: ReportSettings) -> None:
         text = json.dumps(report.found, indent=2, allow_nan=False)
         (stage.directory / "report.json").write_text(text + "\n", encoding="utf-8")
         (stage.directory / "report.html").write_text(report.page, encoding="utf-8")
-        for name, picture in report.plotting.items():
+        for name, picture in report.figures.items():
             (stage.directory / name).write_bytes(picture)
         for name, entry in report.found["systems"].items():
             stage.results[name] = {"iou": entry.get("iou"), "dice": entry.get("dice")}
