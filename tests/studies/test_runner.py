@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,11 @@ def workers_of(parent):
     return found
 
 
+def semaphores(process):
+    """Names of the semaphores that a process holds."""
+    return set(re.findall(r"/dev/shm/sem\.\S+", Path(f"/proc/{process}/maps").read_text()))
+
+
 def wait_for(condition, what, seconds=120):
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -135,8 +141,8 @@ def test_workers_end_with_their_study(config, tmp_path, number, to_all, code):
         study = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     try:
         workers = wait_for(lambda: len(found := workers_of(study.pid)) == 2 and found, "no workers")
-        # Both have shown a progress bar, whose lock is a semaphore.
-        wait_for(lambda: log.read_bytes().count(b"Loading weights: 100%") >= 3, "no models")
+        # Both have shown a progress bar, whose lock is a semaphore of their own.
+        wait_for(lambda: all(semaphores(one) - semaphores(study.pid) for one in workers), "no progress bar")
         (os.killpg if to_all else os.kill)(study.pid, number)  # Ctrl-C reaches the workers too
         assert study.wait(60) == code, log.read_text()
         wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "workers live on")
