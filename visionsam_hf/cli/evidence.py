@@ -118,7 +118,7 @@ def _build(command: str, values: dict[str, Any]) -> None:
     from visionsam_hf.cli.run import is_done
     from visionsam_hf.data.settings import build_settings
 
-    built = build_settings(command_line.settings_class(command), values, source=f"the study's {command}")
+    built: Any = build_settings(command_line.settings_class(command), values, source=f"the study's {command}")
     if not is_done("build", built):
         print(f"{command} -> {built.output_dir}", flush=True)
         command_line.execute(command, built)
