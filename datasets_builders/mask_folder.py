@@ -1,6 +1,5 @@
 """Anyone's own photographs with masks, in one of three layouts."""
 
-import hashlib
 import json
 import re
 from collections import defaultdict
@@ -12,7 +11,7 @@ import numpy as np
 
 from datasets_builders.lookalikes import group_lookalikes
 from datasets_builders.photographs import image_files, mask_objects, path_inside, read_mask, read_photograph
-from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits
+from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits, files_digest
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_mask
 
@@ -72,21 +71,11 @@ class MaskFolderConfig(PlannedConfig):
         if self.group_pattern and not groups:
             raise UserError(f"group_pattern: {self.group_pattern!r} has no group; put ( ) round what names the piece")
 
-    def root(self) -> Path:
-        """The folder; a missing one is a `UserError`."""
-        if not self.data_dir or not Path(self.data_dir).is_dir():
-            raise UserError(f"{self.data_dir or 'data_dir'}: no such folder; set data_dir to your images and masks")
-        return Path(self.data_dir)
-
     def source_manifest(self) -> str:
         """By name, size and time of every image, and by content of every PNG (masks are small) and of the list."""
-        root, digest = self.root(), hashlib.sha256()
-        for path in [*image_files(root), *root.glob(METADATA)]:
-            status = path.stat()
-            content = path.read_bytes() if path.suffix.lower() in (".png", ".jsonl") else b""
-            line = f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\0"
-            digest.update(line.encode() + hashlib.sha256(content).digest())
-        return digest.hexdigest()[:32]
+        root = self.root()
+        files = [*image_files(root), *root.glob(METADATA)]
+        return files_digest(root, files, lambda path: path.suffix.lower() in (".png", ".jsonl"))
 
 
 class MaskFolder(PlannedBuilder):

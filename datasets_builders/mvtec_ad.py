@@ -10,8 +10,7 @@ import numpy as np
 
 from datasets_builders.mask_folder import MaskFolder, MaskFolderConfig, Pair
 from datasets_builders.photographs import image_files
-from datasets_builders.planned import Plan, Remark, assign_splits
-from visionsam_hf.data.errors import UserError
+from datasets_builders.planned import Plan, Remark, assign_splits, files_digest
 
 
 @dataclass
@@ -34,13 +33,8 @@ class MVTecADConfig(MaskFolderConfig):
 
     def source_manifest(self) -> str:
         """The content of the masks; name, size and time of every image."""
-        root, digest = self.root(), hashlib.sha256()
-        for path in image_files(root):
-            status, relative = path.stat(), path.relative_to(root)
-            content = path.read_bytes() if "ground_truth" in relative.parts else b""
-            digest.update(f"{relative}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-            digest.update(hashlib.sha256(content).digest())
-        return digest.hexdigest()[:32]
+        root = self.root()
+        return files_digest(root, image_files(root), lambda path: "ground_truth" in path.relative_to(root).parts)
 
 
 class MVTecAD(MaskFolder):
@@ -64,15 +58,10 @@ class MVTecAD(MaskFolder):
         """Pair the files, draw the sample and the splits."""
         config, root = self.config, self.config.root()
         folders = {path.name: path for path in sorted(root.iterdir()) if (path / "test").is_dir()}
-        for name in config.categories:
-            if name not in folders:
-                raise UserError(f"categories: {root} has no '{name}'; it has {', '.join(folders) or 'none'}")
         problems: list[Remark] = []
         defective: list[Pair] = []
         good: dict[str, list[Pair]] = defaultdict(list)
-        for category, folder in folders.items():
-            if config.categories and category not in config.categories:
-                continue
+        for category, folder in self.chosen(folders).items():
             pairs = self._defective(root, folder, problems)
             if config.sample_per_category:
                 rng = np.random.default_rng([config.seed, int(hashlib.sha256(category.encode()).hexdigest()[:8], 16)])
@@ -109,9 +98,7 @@ class MVTecAD(MaskFolder):
                 pairs.append(Pair(_id(root, path), path, mask, folder.name, defect))
                 continue
             message = f"{path}: its mask {mask} is missing; unpack the data set again, or pass --on_error skip"
-            if self.config.on_error == "stop":
-                raise UserError(message)
-            problems.append(Remark("skipped", _id(root, path), message))
+            self.leave_out(problems, _id(root, path), message)
         return pairs
 
 

@@ -1,4 +1,8 @@
-"""Unpacking an archive that somebody else made: only plain files, only inside the target, only so many bytes."""
+"""Images, masks and archives that somebody else made, read with suspicion.
+
+A photograph comes out upright and in 8 bits, a mask as bool. An archive is unpacked only where its entries are plain files,
+only inside the target, and only to so many bytes.
+"""
 
 import contextlib
 import hashlib
@@ -23,6 +27,12 @@ from visionsam_hf.data.schema import object_row
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 # Above any inspection camera's frame, below what takes a machine's memory.
 MAX_PIXELS = 100_000_000
+
+# Photographs hardly shrink in an archive; a file that grows more than this is meant to fill the disk.
+MAX_GROWTH = 50
+# Below this size no growth is a danger.
+ALWAYS_ALLOWED_BYTES = 64 << 20
+_COPY_BYTES = 1 << 20
 
 _ORIENTATION = 0x0112
 _KEPT_AS_THEY_ARE = {("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "L")}
@@ -193,13 +203,6 @@ def mask_objects(
     kept = np.sort(large[np.argsort(-areas[large], kind="stable")][:max_objects])
     rows = [object_row(labels == label, defect) for label in kept]
     return rows, np.isin(labels, kept), count - 1 - len(kept)
-
-
-# Photographs hardly shrink in an archive; a file that grows more than this is meant to fill the disk.
-MAX_GROWTH = 50
-# Below this size no growth is a danger.
-ALWAYS_ALLOWED_BYTES = 64 << 20
-_COPY_BYTES = 1 << 20
 
 
 def unpack(archive: Path, target_root: Path) -> Path:

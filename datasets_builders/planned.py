@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,20 @@ from datasets.exceptions import DatasetGenerationError
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.schema import segmentation_features
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "validation", "test", "heldout")
+
+
+def files_digest(root: Path, files: Iterable[Path], is_read: Callable[[Path], bool]) -> str:
+    """A hash of name, size and time of every file of a folder, and of the content of those that `is_read`."""
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        content = path.read_bytes() if is_read(path) else b""
+        line = f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\0"
+        digest.update(line.encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()[:32]
 
 
 def assign_splits(
@@ -60,15 +73,10 @@ def assign_splits(
     for place, (_, group) in enumerate(images):
         members[group].append(place)
     strata: dict[str, list[str]] = defaultdict(list)
-    splits: list[str | None] = [None] * len(images)
+    splits: list[str | None] = ["heldout" if category in heldout else None for category, _ in images]
     for group, places in members.items():
-        held = [place for place in places if images[place][0] in heldout]
-        if held:
-            for place in held:
-                splits[place] = "heldout"
-        else:
+        if not any(splits[place] for place in places):
             strata[min(images[place][0] for place in places)].append(group)
-
     for category, groups in strata.items():
         # Seeded by name, so that a category's draw does not depend on which others there are.
         key = int.from_bytes(hashlib.sha256(category.encode()).digest()[:4], "little")
@@ -83,9 +91,6 @@ def assign_splits(
             for place in places:
                 splits[place] = split
     return splits
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,8 @@ class PlannedConfig(datasets.BuilderConfig):
         manifest: filled in: a hash of the source's files, so that the cache never serves rows of older ones.
     """
 
+    DATA = "your images and masks"  # what `data_dir` names
+
     seed: int = 0
     on_error: str = "stop"
     manifest: str = ""
@@ -142,6 +149,12 @@ class PlannedConfig(datasets.BuilderConfig):
     def source_manifest(self) -> str:
         """A hash of the files that the rows are made from."""
         return ""
+
+    def root(self) -> Path:
+        """The folder `data_dir`; a missing one is a `UserError`."""
+        if not self.data_dir or not Path(self.data_dir).is_dir():
+            raise UserError(f"{self.data_dir or 'data_dir'}: no such folder; set data_dir to {self.DATA}")
+        return Path(self.data_dir)
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """`datasets` names the cache directory by this; its own version does not look into `data_dir`."""
@@ -203,6 +216,21 @@ class PlannedBuilder(datasets.GeneratorBasedBuilder):
     def image_id(self, record: Any) -> str:
         """The id of a row before it is made, for remarks."""
         return str(record)
+
+    def leave_out(self, problems: list[Remark], image: str, message: str) -> None:
+        """Note an image that cannot be taken; a `UserError` unless `on_error` is "skip"."""
+        if self.config.on_error == "stop":
+            raise UserError(message)
+        problems.append(Remark("skipped", image, message))
+
+    def chosen(self, folders: dict[str, Path]) -> dict[str, Path]:
+        """The folders of `categories`, all of them if it is empty; one that is not there is a `UserError`."""
+        wanted = self.config.categories
+        for name in wanted:
+            if name not in folders:
+                known = ", ".join(folders) or "none"
+                raise UserError(f"categories: {self.config.data_dir} has no '{name}'; it has {known}")
+        return {name: folder for name, folder in folders.items() if not wanted or name in wanted}
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """As in `datasets`; bad input comes out as the `UserError` that it was in the worker."""

@@ -5,19 +5,27 @@ import io
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from datasets_builders.photographs import image_files, read_mask, read_photograph
 from datasets_builders.planned import SPLITS, Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits
+from datasets_builders.world.scene import (
+    ALL_DEFECTS,
+    PRODUCTS,
+    PaintSettings,
+    Region,
+    Scene,
+    estimate_foreground,
+    paint_defects,
+    render_product,
+    render_shapes,
+)
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_mask
 from visionsam_hf.data.schema import object_row
-
-if TYPE_CHECKING:
-    from datasets_builders.world.painter import PaintSettings
 
 SHAPES = "shapes"
 FOREGROUNDS = ("estimate", "margin")
@@ -99,10 +107,8 @@ class SyntheticConfig(PlannedConfig):
         if self.defects and not self.background_dir:
             raise UserError("defects: chosen for photographs only; set background_dir, or leave defects out")
 
-    def paint_settings(self) -> "PaintSettings":
+    def paint_settings(self) -> PaintSettings:
         """How defects are painted. Raises `UserError` naming the key that cannot be."""
-        from datasets_builders.world.painter import ALL_DEFECTS, PaintSettings
-
         if len(self.defect_count) != 2 or not 1 <= self.defect_count[0] <= self.defect_count[1]:
             raise UserError(f"defect_count: {self.defect_count} is no range; give the fewest and the most, e.g. [1, 3]")
         if not 0.01 <= self.defect_size <= 0.4:
@@ -150,8 +156,6 @@ class Synthetic(PlannedBuilder):
         return self._painted_plan() if self.config.background_dir else self._rendered_plan()
 
     def _rendered_plan(self) -> Plan:
-        from datasets_builders.world.scene import PRODUCTS
-
         config = self.config
         for name in (*config.categories, *config.heldout_categories):
             if name not in PRODUCTS:
@@ -223,7 +227,8 @@ class Synthetic(PlannedBuilder):
         else:
             scene = self._scene(record, wants_defect)
             pixels, defective, source = scene.image, bool(scene.defects), "synthetic"
-            regions = self._targets(record, scene)
+            of_target = {"defects": scene.defects, "objects": scene.objects, "both": (*scene.objects, *scene.defects)}
+            regions = of_target[self.config.target]
         masks = [region.mask for region in regions]
         row = {
             "image": {"bytes": _png(pixels), "path": f"{record.index:06d}.png"},
@@ -236,16 +241,7 @@ class Synthetic(PlannedBuilder):
         }
         return row, remarks
 
-    def _targets(self, record: Sample, scene: Any) -> tuple[Any, ...]:
-        if self.config.target == "defects":
-            return scene.defects
-        if self.config.target == "objects":
-            return scene.objects
-        return (*scene.objects, *scene.defects)
-
-    def _scene(self, record: Sample, defective: bool) -> Any:
-        from datasets_builders.world.scene import render_product, render_shapes
-
+    def _scene(self, record: Sample, defective: bool) -> Scene:
         # Splits are worlds apart: the same index in two of them must not show the same part.
         seed = int(np.random.SeedSequence([self.config.seed, SPLITS.index(record.split)]).generate_state(1)[0])
         place = {"size": self.config.image_size, "seed": seed, "index": record.index}
@@ -253,14 +249,12 @@ class Synthetic(PlannedBuilder):
             return render_shapes(**place)
         return render_product(record.category, **place, defective=defective)
 
-    def _painted(self, record: Sample, defective: bool) -> tuple[np.ndarray, tuple[Any, ...], list[Remark]]:
-        from datasets_builders.world.painter import paint_defects
-
+    def _painted(self, record: Sample, defective: bool) -> tuple[np.ndarray, tuple[Region, ...], list[Remark]]:
         assert record.photograph is not None  # the plan of painted samples names one each
         photograph = read_photograph(record.photograph)
         remarks = [Remark("changed", str(record.photograph.name), change) for change in photograph.changes]
         image = Image.open(io.BytesIO(photograph.stored["bytes"]))
-        pixels, regions = np.asarray(image.convert("RGB")), tuple[Any, ...]()
+        pixels, regions = np.asarray(image.convert("RGB")), tuple[Region, ...]()
         if defective:
             rng = self._rng(_PAINT, record.split, record.index)
             allowed = self._foreground(record.photograph, pixels)
@@ -275,8 +269,6 @@ class Synthetic(PlannedBuilder):
         if self.config.foreground == "margin":
             return None
         if self.config.foreground == "estimate":
-            from datasets_builders.world.painter import estimate_foreground
-
             return estimate_foreground(pixels)
         mask = Path(self.config.foreground) / photograph.relative_to(self.config.background_dir).with_suffix(".png")
         return read_mask(mask, size=(pixels.shape[1], pixels.shape[0]))

@@ -1,1 +1,1 @@
-"""The synthetic world: parametric products, generic shapes and the defect painter."""
+"""The synthetic world: parametric products, generic shapes and the defect painter, behind `scene`."""

@@ -9,6 +9,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from datasets_builders.world import textures
+
 Colour = Sequence[float]
 _SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 
@@ -41,7 +43,7 @@ class Patch:
 class Canvas:
     """What a product draws on.
 
-    Local coordinates run from about -1 to 1 over the product, y downwards; ``place_product`` sets where that lands.
+    Local coordinates run from about -1 to 1 over the product, y downwards; ``pose`` sets where that lands.
     ``missing`` is the number of the removable slot to leave out (see ``slot``), or None.
     """
 
@@ -60,13 +62,28 @@ class Canvas:
         self.missing = missing
         self.lost: np.ndarray | None = None
 
-    def place_product(
-        self, *, scale: float, angle: float, tilt: float = 1.0, centre: tuple[float, float] = (0.5, 0.5)
+    def pose(
+        self,
+        *,
+        scale: tuple[float, float],
+        centre: tuple[float, float],
+        lean: float | None = None,
+        turns: int = 4,
+        turn: float = np.pi / 2,
+        tilt: tuple[float, float] | None = None,
     ) -> None:
-        """Put local (0, 0) at ``centre`` (fractions of the canvas); ``scale`` 1 lets -1..1 fill the canvas."""
+        """Put local (0, 0) somewhere on the canvas by chance, every number between two limits.
+
+        ``centre`` is in fractions of the canvas; ``scale`` 1 lets -1..1 fill it; ``tilt`` squeezes local y. At any angle,
+        or, with ``lean``, about that far (radians) from one of ``turns`` multiples of ``turn``.
+        """
+        rng = self.rng
+        size = rng.uniform(*scale)
+        angle = rng.uniform(0, 2 * np.pi) if lean is None else rng.normal(0, lean) + turn * rng.integers(turns)
+        squeezed = rng.uniform(*tilt) if tilt else 1.0
         c, s = np.cos(angle), np.sin(angle)
-        self.matrix = np.array([[c, -s], [s, c]]) @ np.diag([1.0, tilt]) * (scale * self.size / 2)
-        self.centre = np.array(centre) * self.size
+        self.matrix = np.array([[c, -s], [s, c]]) @ np.diag([1.0, squeezed]) * (size * self.size / 2)
+        self.centre = rng.uniform(*centre, 2) * self.size
 
     @property
     def scale(self) -> float:
@@ -191,7 +208,7 @@ class Canvas:
         """Light one side of the edge and darken the other over about ``width`` photograph units."""
         sigma = max(0.6, width * self.unit)
         soft = cv2.GaussianBlur(patch.alpha, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-        slope = cv2.Sobel(soft, cv2.CV_32F, 1, 0) * self.light[0] + cv2.Sobel(soft, cv2.CV_32F, 0, 1) * self.light[1]
+        slope = textures.slope(soft, self.light)
         slope *= np.float32((-1 if raised else 1) * strength * sigma / 2)
         view = self.image[patch.window]
         view *= _spread(1 + patch.alpha * np.clip(slope, -0.85, 1.2))
@@ -207,8 +224,7 @@ class Canvas:
         reach = max(1.5, radius * self.scale)
         ramp = np.clip(distance / np.float32(reach), 0, 1)
         ramp = cv2.GaussianBlur(ramp, (0, 0), max(0.7, reach * 0.08))
-        gx, gy = cv2.Sobel(ramp, cv2.CV_32F, 1, 0), cv2.Sobel(ramp, cv2.CV_32F, 0, 1)
-        slope = (gx * self.light[0] + gy * self.light[1]) * np.float32(-reach / 8)
+        slope = textures.slope(ramp, self.light) * np.float32(-reach / 8)
         height = np.sqrt(np.clip(ramp * (2 - ramp), 0, 1))
         return height, slope * (1 - ramp)
 
@@ -229,6 +245,47 @@ class Canvas:
         """The colour, varied a little in brightness and hue."""
         value = np.asarray(colour, float) * self.rng.uniform(1 - 2 * amount, 1 + 2 * amount)
         return np.clip(value + self.rng.uniform(-amount, amount, 3) * 0.5, 0.01, 1.0)
+
+    def pick(self, *colours: Colour, amount: float = 0.06) -> np.ndarray:
+        """One of the colours, varied a little."""
+        return self.coloured(colours[self.rng.integers(len(colours))], amount)
+
+    def block(
+        self,
+        patch: Patch,
+        colour: Colour,
+        shade: np.ndarray | float = 1.0,
+        *,
+        shadow: float = 0.0,
+        strength: float = 0.45,
+        bevel: tuple[float, float],
+        raised: bool = True,
+        part: str = "",
+    ) -> None:
+        """A thing with an edge: its shadow (none for 0), its colour, its bevel; recorded if it is a ``part``."""
+        if shadow:
+            self.shadow(patch, shadow, strength=strength)
+        self.lay(patch, colour, shade)
+        self.bevel(patch, *bevel, raised=raised)
+        if part:
+            self.part(part, patch)
+
+    def lettering(
+        self,
+        count: int,
+        at: tuple[float, float],
+        step: float,
+        size: tuple[float, float],
+        width: float,
+        ink: Colour,
+        *,
+        points: int = 3,
+        opacity: float = 1.0,
+    ) -> None:
+        """A line of print from ``at`` on: strokes of a few points that read as text, not as damage."""
+        x, y = at
+        glyphs = [self.rng.integers(0, 3, (points, 2)) / 2 * size + (x + k * step, y) for k in range(count)]
+        self.lay(self.strokes(glyphs, width), ink, opacity=opacity)
 
     # what the picture shows
 
@@ -279,6 +336,11 @@ def _spread(field: np.ndarray) -> np.ndarray:
 def _tinted(field: np.ndarray, colour: Colour) -> np.ndarray:
     """field * colour, (h, w) float32 and three numbers to (h, w, 3) float32."""
     return cv2.merge([field * np.float32(channel) for channel in colour])
+
+
+def unit_vector(angle: float) -> np.ndarray:
+    """(2,) the direction of an angle in radians."""
+    return np.array([np.cos(angle), np.sin(angle)])
 
 
 @lru_cache(maxsize=64)

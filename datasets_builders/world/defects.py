@@ -1,193 +1,56 @@
-"""Shapes and looks of the ten defect types.
+"""How a defect looks, and the types of defects: which envelopes and which looks each has.
 
-A shape is an envelope: (h, w) float32 in 0..1, 1 where the defect changes the surface fully. A look turns the surface
-under an envelope into the damaged surface; it keeps the surface's own texture and light wherever the real thing would.
+A look turns the surface under an envelope into the damaged surface; it keeps the surface's own texture and light wherever
+the real thing would. The ten types of `DEFECTS` could happen to anything. The six of `BLEMISHES` need a photograph: they
+follow its texture, break from its borders or change its finish, as inspection photographs of machined and cast surfaces
+show.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
 
-from datasets_builders.world import textures
+from datasets_builders.world import envelopes, textures
 
 DEFECTS = (
     "scratch", "crack", "dent", "stain", "hole", "burr", "fibre", "contamination", "missing_part", "discolouration",
-)  # fmt: skip
+)  # fmt: skip  # fmt: skip
+BLEMISHES = ("chip", "breakout", "uneven", "fray", "hairline", "pore")
 _WEIGHTS = np.float32((0.299, 0.587, 0.114))
+_COHERENT = 0.12  # below it a texture has no direction: a die or a sandblasted face
+
+Outline = Callable[[np.random.Generator, int, int], np.ndarray]
+Look = Callable[["Surface"], np.ndarray]
 
 
-# shapes: (rng, extent in pixels, unit = thickness of a fine line in pixels) -> envelope
+def texture_direction(image: np.ndarray) -> float | None:
+    """The direction that most edges of a photograph run along: grain, brush marks, threads.
 
+    Args:
+        image: (H, W, 3) uint8 RGB.
 
-def drawn(paths: list[tuple[np.ndarray, np.ndarray]], unit: float) -> np.ndarray:
-    """Rasterise polylines, (N, 2) points with (N - 1,) widths in pixels, into the smallest envelope that holds them."""
-    fine = 4 if unit < 2 else 2
-    every = np.concatenate([points for points, _ in paths])
-    pad = max(float(np.max(widths)) for _, widths in paths) + 2
-    low = every.min(0) - pad
-    width, height = np.ceil(every.max(0) + pad - low).astype(int)
-    buffer = np.zeros((height * fine, width * fine), np.uint8)
-    for points, widths in paths:
-        fixed = np.round((points - low) * fine * 16).astype(int)
-        for a, b, thick in zip(fixed[:-1], fixed[1:], widths):
-            cv2.line(
-                buffer, tuple(map(int, a)), tuple(map(int, b)), 255, max(1, round(float(thick) * fine)), cv2.LINE_8, 4
-            )
-    return cv2.resize(buffer, (int(width), int(height)), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-
-
-def walk(rng: np.random.Generator, extent: float, step: float, *, bend: float, jitter: float) -> np.ndarray:
-    """A path of about ``extent`` pixels whose heading drifts by ``bend`` and shakes by ``jitter`` radians a step."""
-    count = max(3, int(extent / step))
-    drift = np.cumsum(rng.normal(0, bend, count))
-    heading = rng.uniform(0, 2 * np.pi) + drift + rng.normal(0, jitter, count)
-    steps = np.stack([np.cos(heading), np.sin(heading)], 1) * step * rng.uniform(0.5, 1.5, (count, 1))
-    return np.concatenate([np.zeros((1, 2)), np.cumsum(steps, 0)])
-
-
-def taper(rng: np.random.Generator, count: int, width: float) -> np.ndarray:
-    t = np.linspace(0.04, 0.96, count)
-    return width * np.sin(np.pi * t) ** 0.4 * rng.uniform(0.7, 1.3, count)
-
-
-def scratch_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
-    """One to three nearly straight tapered lines, now and then interrupted."""
-    width = unit * min(3.5, rng.lognormal(0.3, 0.4))
-    path = walk(rng, extent, max(2.0, extent / 16), bend=rng.choice([0.02, 0.1]), jitter=0.02)
-    paths = [(path, taper(rng, len(path) - 1, width))]
-    for _ in range(rng.choice(3, p=[0.7, 0.2, 0.1])):
-        side = path + rng.normal(0, 3 * unit + 0.05 * extent, 2)
-        first = int(rng.integers(0, max(1, len(side) // 2)))
-        part = side[first : first + max(3, len(side) // 2)]
-        paths.append((part, taper(rng, len(part) - 1, width * 0.8)))
-    alpha = drawn(paths, unit)
-    if rng.random() < 0.4:
-        alpha *= np.clip(0.8 + 0.45 * textures.value_noise(rng, *alpha.shape, 10 * unit, 10 * unit), 0.15, 1)
-    return alpha
-
-
-def crack_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
-    """A jagged branching line of uneven width."""
-    width = unit * min(3.5, rng.lognormal(0.3, 0.4))
-    main = walk(rng, extent * 1.15, max(1.5, min(4 * unit, extent / 6)), bend=0.14, jitter=0.45)
-    paths = [(main, taper(rng, len(main) - 1, width))]
-    for _ in range(rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])):
-        root = main[rng.integers(0, len(main))]
-        twig = (
-            walk(rng, extent * rng.uniform(0.12, 0.4), max(1.5, min(4 * unit, extent / 8)), bend=0.15, jitter=0.5)
-            + root
-        )
-        paths.append((twig, taper(rng, len(twig) - 1, width * 0.7)))
-    return drawn(paths, unit)
-
-
-def fibre_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
-    """A thin curling thread of even width."""
-    path = walk(rng, extent * rng.uniform(1.1, 2.2), max(1.5, extent / 24), bend=rng.uniform(0.1, 0.35), jitter=0.03)
-    return drawn([(path, np.full(len(path) - 1, unit * rng.uniform(0.9, 2.2)))], unit)
-
-
-def blob(
-    rng: np.random.Generator, extent: float, *, aspect: float, rough: float, edge: float, cell: float = 0.35
-) -> np.ndarray:
-    """A turned ellipse ``extent`` long, its outline shaken by noise; ``edge``: softness as a share of the radius."""
-    angle, side = rng.uniform(0, np.pi), int(np.ceil(extent * (1 + 0.4 * rough + 0.5 * edge))) + 5
-    c, s = np.cos(angle), np.sin(angle)
-    x = np.arange(side, dtype=np.float32)[None, :] - side / 2
-    y = np.arange(side, dtype=np.float32)[:, None] - side / 2
-    rho = np.sqrt((c * x + s * y) ** 2 + ((c * y - s * x) / aspect) ** 2) / (extent / 2)
-    if rough > 0:
-        rho = rho + rough * 0.35 * textures.fractal(rng, side, side, max(2.0, extent * cell), octaves=3, roughness=0.6)
-    edge = max(edge, 1.2 / max(extent * aspect / 2, 1.0))
-    alpha = np.clip((1 - rho) / edge + 0.5, 0, 1).astype(np.float32)
-    return core(alpha * alpha * (3 - 2 * alpha))
-
-
-def core(alpha: np.ndarray) -> np.ndarray:
-    """Keep the largest connected piece (and its soft edge), cropped to what is left."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((alpha > 0.02).astype(np.uint8))
-    if count <= 1:
-        return alpha
-    best = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    x, y, w, h = stats[best, :4]
-    window = np.s_[y : y + h, x : x + w]
-    return np.where(labels[window] == best, alpha[window], 0).astype(np.float32)
-
-
-def chip_shape(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
-    """A chipped-off piece: an angular outline with a crumbly edge."""
-    count = int(rng.integers(4, 9))
-    t = np.sort(rng.uniform(0, 2 * np.pi, count)) + rng.uniform(0, 0.2, count)
-    r = extent / 2 * rng.uniform(0.45, 1.0, count)
-    points = np.stack([np.cos(t), np.sin(t) * rng.uniform(0.35, 1)], 1) * r[:, None]
-    turn = rng.uniform(0, np.pi)
-    points = points @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    low = points.min(0) - 3
-    width, height = np.ceil(points.max(0) + 3 - low).astype(int)
-    buffer = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(buffer, [np.round((points - low) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    soft = cv2.GaussianBlur(buffer.astype(np.float32) / 255, (0, 0), max(0.8, extent * 0.03))
-    crumble = 0.2 * textures.fractal(rng, int(height), int(width), max(2.0, extent * 0.12), octaves=3, roughness=0.7)
-    return core(np.clip((soft + crumble * (soft > 0.02) - 0.5) * 4 + 0.5, 0, 1).astype(np.float32))
-
-
-def _specks(rng: np.random.Generator, extent: float, unit: float) -> np.ndarray:
-    """A cluster of grains."""
-    side = int(np.ceil(extent)) + 6
-    buffer = np.zeros((side * 2, side * 2), np.uint8)
-    for _ in range(int(rng.integers(4, 22))):
-        x, y = np.clip(rng.normal(side / 2, extent / 5, 2), 3, side - 3)
-        a, b = unit * rng.lognormal(0.1, 0.45, 2) * max(1.0, extent / (40 * unit)) ** 0.5
-        cv2.ellipse(
-            buffer,
-            (int(2 * x), int(2 * y)),
-            (max(1, round(2 * a)), max(1, round(2 * b))),
-            rng.uniform(0, 180),
-            0,
-            360,
-            255,
-            -1,
-        )
-    return cv2.resize(buffer, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-
-
-def dent_shape(rng, extent, unit):
-    return blob(rng, extent, aspect=rng.uniform(0.4, 1), rough=rng.uniform(0, 0.5), edge=rng.uniform(1.0, 1.6))
-
-
-def stain_shape(rng, extent, unit):
-    return blob(rng, extent, aspect=rng.uniform(0.3, 1), rough=rng.uniform(0.4, 1.3), edge=rng.uniform(0.08, 0.5))
-
-
-def hole_shape(rng, extent, unit):
-    return blob(rng, extent, aspect=rng.uniform(0.5, 1), rough=rng.uniform(0, 0.6), edge=rng.uniform(0.1, 0.35))
-
-
-def contamination_shape(rng, extent, unit):
-    if rng.random() < 0.55:
-        return _specks(rng, extent, unit)
-    return blob(rng, extent, aspect=rng.uniform(0.4, 1), rough=rng.uniform(0.6, 1.4), edge=0.1, cell=0.2)
-
-
-def discolouration_shape(rng, extent, unit):
-    return blob(
-        rng, extent, aspect=rng.uniform(0.25, 1), rough=rng.uniform(0.1, 0.9), edge=rng.uniform(0.15, 0.8), cell=0.6
-    )
-
-
-def burr_shape(rng, extent, unit):
-    return (
-        chip_shape(rng, extent, unit)
-        if rng.random() < 0.5
-        else blob(rng, extent, aspect=rng.uniform(0.25, 0.7), rough=1.2, edge=0.1, cell=0.15)
-    )
-
-
-# looks: (Surface) -> the damaged surface, (h, w, 3)
+    Returns:
+        Radians from the x axis in 0..pi, or None where no direction prevails.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    side = max(grey.shape)
+    if side > 512:
+        grey = cv2.resize(grey, None, fx=512 / side, fy=512 / side, interpolation=cv2.INTER_AREA)
+    fine = cv2.GaussianBlur(grey, (0, 0), 1.0)
+    dx, dy = cv2.Sobel(fine, cv2.CV_32F, 1, 0), cv2.Sobel(fine, cv2.CV_32F, 0, 1)
+    # An outline of the part is not its texture: a strong edge may count no more than a typical one.
+    limit = 3 * float(np.median(np.hypot(dx, dy))) + 1e-3
+    damp = limit / np.maximum(np.hypot(dx, dy), limit)
+    dx, dy = dx * damp, dy * damp
+    xx, yy, xy = float((dx * dx).mean()), float((dy * dy).mean()), float((dx * dy).mean())
+    if np.hypot(xx - yy, 2 * xy) < _COHERENT * (xx + yy) + 1e-6:
+        return None
+    return float((0.5 * np.arctan2(2 * xy, xx - yy) + np.pi / 2) % np.pi)
 
 
 @dataclass(frozen=True)
@@ -223,9 +86,7 @@ def _gain(surface: Surface, strength: float = 0.5) -> np.ndarray:
 
 def _relief(surface: Surface, height: np.ndarray, strength: float) -> np.ndarray:
     """Light the envelope as a height field over the surface, keeping its texture."""
-    slope = (
-        cv2.Sobel(height, cv2.CV_32F, 1, 0) * surface.light[0] + cv2.Sobel(height, cv2.CV_32F, 0, 1) * surface.light[1]
-    )
+    slope = textures.slope(height, surface.light)
     peak = float(np.abs(slope).max()) + 1e-6
     return surface.under * (1 + strength * slope / peak)[..., None]
 
@@ -234,11 +95,15 @@ def smeared(surface: Surface, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(surface.under, (0, 0), max(0.8, sigma), borderType=cv2.BORDER_REFLECT)
 
 
+def _moved(s: Surface, field: np.ndarray, distance: float, *, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """The field moved by so many units of a fine line towards the light."""
+    x, y = distance * s.unit * s.light[0], distance * s.unit * s.light[1]
+    return cv2.warpAffine(field, np.float32([[1, 0, x], [0, 1, y]]), field.shape[::-1], borderMode=border)
+
+
 def scratch_look(s: Surface) -> np.ndarray:
     target = _mix(s, s.under * _gain(s, 0.6) + (0.0 if s.darker else 0.12))
-    shift = cv2.warpAffine(
-        s.alpha, np.float32([[1, 0, s.unit * s.light[0]], [0, 1, s.unit * s.light[1]]]), s.alpha.shape[::-1]
-    )
+    shift = _moved(s, s.alpha, 1.0)
     lip = np.clip(shift - s.alpha, 0, 1) * s.rng.uniform(0, 0.5)  # the raised lip catches the opposite light
     return target * (1 + (lip if s.darker else -lip))[..., None]
 
@@ -280,11 +145,7 @@ def fracture_look(s: Surface) -> np.ndarray:
     rough = textures.fractal(s.rng, *s.alpha.shape, s.rng.uniform(4, 9) * s.unit, roughness=0.75)
     lit = rough - np.roll(rough, (1, 1), (0, 1))
     target = base * _gain(s, s.rng.uniform(0.3, 0.6)) * (1 + 0.14 * rough + 0.2 * lit)[..., None]
-    return _relief(
-        Surface(_mix(s, target), s.alpha, s.elsewhere, s.rng, s.light, s.darker, s.grey, s.unit),
-        -s.alpha,
-        s.rng.uniform(0, 0.3),
-    )
+    return _relief(replace(s, under=_mix(s, target)), -s.alpha, s.rng.uniform(0, 0.3))
 
 
 def transplant_look(s: Surface) -> np.ndarray:
@@ -302,8 +163,7 @@ def missing_look(s: Surface) -> np.ndarray:
 
 def fibre_look(s: Surface) -> np.ndarray:
     thread = s.colour(0.05, 0.3, 0.4) if s.darker else s.colour(0.7, 1.0, 0.15)
-    moved = np.float32([[1, 0, -1.6 * s.unit * s.light[0]], [0, 1, -1.6 * s.unit * s.light[1]]])
-    cast = cv2.GaussianBlur(cv2.warpAffine(s.alpha, moved, s.alpha.shape[::-1]), (0, 0), s.unit)
+    cast = cv2.GaussianBlur(_moved(s, s.alpha, -1.6), (0, 0), s.unit)
     under = s.under * (1 - 0.3 * cast)[..., None]
     return under + (0.85 * s.alpha)[..., None] * (thread - under)
 
@@ -311,20 +171,7 @@ def fibre_look(s: Surface) -> np.ndarray:
 def contamination_look(s: Surface) -> np.ndarray:
     tone = s.colour(0.05, 0.35, 0.35) if s.darker else s.colour(0.65, 0.95, 0.15)
     lumps = 1 + 0.2 * textures.fractal(s.rng, *s.alpha.shape, 3 * s.unit)
-    body = _relief(
-        Surface(
-            np.broadcast_to(tone * lumps[..., None], s.under.shape),
-            s.alpha,
-            s.elsewhere,
-            s.rng,
-            s.light,
-            s.darker,
-            s.grey,
-            s.unit,
-        ),
-        -s.alpha,
-        0.35,
-    )
+    body = _relief(replace(s, under=tone * lumps[..., None]), -s.alpha, 0.35)
     return _mix(s, body * 0.85 + s.under * 0.15)
 
 
@@ -335,12 +182,121 @@ def discolouration_look(s: Surface) -> np.ndarray:
     return _mix(s, np.clip(s.under * hue / max(float(hue @ _WEIGHTS), 0.3) * _gain(s, 0.12), 0, 1))
 
 
+def uneven_look(s: Surface) -> np.ndarray:
+    """The same surface finished differently: lighter or darker, its marks stronger or weaker, in places less so."""
+    base = cv2.GaussianBlur(s.under, (0, 0), max(2.0, 6 * s.unit), borderType=cv2.BORDER_REFLECT)
+    marks = s.under - base
+    gain = np.float32(1 + (-1 if s.darker else 1) * s.rng.uniform(0.08, 0.3))
+    target = base * gain + marks * np.float32(s.rng.choice([0.3, 0.7, 1.0, 1.6, 2.4]))
+    if s.rng.random() < 0.4:
+        drift = 0.75 + 0.3 * textures.value_noise(s.rng, *s.alpha.shape, *(0.7 * np.array(s.alpha.shape)))
+        target = s.under + np.clip(drift, 0.3, 1.3)[..., None] * (target - s.under)
+    return _mix(s, target)
+
+
+def worn_look(s: Surface) -> np.ndarray:
+    """Another material laid bare: the finish is gone, a fine grain is left, and the rim may catch the light."""
+    base = cv2.GaussianBlur(s.under, (0, 0), max(3.0, 0.06 * max(s.alpha.shape)), borderType=cv2.BORDER_REFLECT)
+    gain = np.float32(1 + (-1 if s.darker else 1) * s.rng.uniform(0.05, 0.4))
+    noise = textures.fractal(s.rng, *s.alpha.shape, s.rng.uniform(1.5, 6) * s.unit, octaves=3, roughness=0.8)
+    target = base * gain * (1 + np.float32(s.rng.uniform(0.02, 0.1)) * noise)[..., None]
+    target += np.float32(s.rng.uniform(0, 0.6)) * (s.under - base)
+    out = _mix(s, target)
+    if s.rng.random() < 0.4:
+        soft = cv2.GaussianBlur(s.alpha, (0, 0), 1.2 * s.unit)
+        rim = np.clip(soft * (1 - soft) * 4 - 0.2, 0, 1) * np.clip(
+            textures.value_noise(s.rng, *s.alpha.shape, 12 * s.unit, 12 * s.unit), 0, 1
+        )
+        out = out * (1 + s.rng.choice([-0.3, 0.5]) * rim * (s.alpha > 0.2))[..., None]
+    return out
+
+
+def fissure_look(s: Surface) -> np.ndarray:
+    return _mix(s, s.under * np.float32(0.3 if s.darker else 1.6), s.alpha * np.float32(0.9))
+
+
+def _bare(s: Surface, sigma: float) -> np.ndarray:
+    """The surface without its marks, but with the camera's noise: a floor without any looks pasted in."""
+    noise = s.under - cv2.GaussianBlur(s.under, (0, 0), 0.8, borderType=cv2.BORDER_REFLECT)
+    return smeared(s, sigma) + np.float32(s.rng.uniform(0.3, 0.9)) * noise
+
+
+def pore_look(s: Surface) -> np.ndarray:
+    """A hollow: its floor takes little light, its far rim catches some."""
+    base = _bare(s, 0.15 * max(s.alpha.shape))
+    floor = base * np.float32(s.rng.uniform(0.3, 0.65) if s.darker else s.rng.uniform(1.4, 1.9))
+    floor = floor * (1 + 0.06 * textures.fractal(s.rng, *s.alpha.shape, 3 * s.unit))[..., None]
+    out = _mix(s, floor)
+    slope = textures.slope(s.alpha, s.light)
+    rim = np.clip(slope if s.darker else -slope, 0, None)
+    rim = rim / (float(rim.max()) + 1e-6) * s.rng.choice([0.0, 0.0, 0.3, 0.6])
+    return out * (1 + rim)[..., None]
+
+
+def shell_look(s: Surface) -> np.ndarray:
+    """Flaked material: smooth hollows with faint ripples, a step to the surface, a fresh edge in places."""
+    base = _bare(s, 0.1 * max(s.alpha.shape))
+    h, w = s.alpha.shape
+    cx, cy = s.rng.uniform(-0.2, 1.2) * w, s.rng.uniform(-0.2, 1.2) * h
+    x, y = np.arange(w, dtype=np.float32)[None, :] - cx, np.arange(h, dtype=np.float32)[:, None] - cy
+    ripple = np.sin(np.sqrt(x * x + y * y) / np.float32(max(2.0 * s.unit, s.rng.uniform(0.03, 0.1) * max(h, w))))
+    rough = textures.fractal(s.rng, h, w, s.rng.uniform(5, 12) * s.unit, octaves=3, roughness=0.6)
+    gain = np.float32(s.rng.uniform(0.35, 0.8) if s.darker else s.rng.uniform(1.15, 1.6))
+    relief = s.rng.uniform(0.02, 0.1) * ripple + s.rng.uniform(0.03, 0.12) * rough
+    out = _mix(s, base * gain * (1 + relief)[..., None])
+    return _stepped(s, out)
+
+
+def broken_look(s: Surface) -> np.ndarray:
+    """Broken-out material: a rough floor below the surface, in its own light and shade."""
+    base = _bare(s, 0.12 * max(s.alpha.shape))
+    rough = textures.fractal(s.rng, *s.alpha.shape, s.rng.uniform(4, 14) * s.unit, roughness=0.7)
+    lit = rough - _moved(s, rough, 1.5, border=cv2.BORDER_REFLECT)
+    gain = np.float32(s.rng.uniform(0.4, 0.8) if s.darker else s.rng.uniform(1.1, 1.5))
+    floor = base * gain * (1 + s.rng.uniform(0.05, 0.15) * rough + s.rng.uniform(0.1, 0.25) * lit)[..., None]
+    return _stepped(s, _mix(s, floor))
+
+
+def _stepped(s: Surface, out: np.ndarray) -> np.ndarray:
+    """The step down from the surface: in shade towards the light, bright opposite, never all the way round."""
+    deep = cv2.GaussianBlur(s.alpha, (0, 0), max(0.8, 1.2 * s.unit))
+    slope = textures.slope(deep, s.light)
+    slope /= float(np.abs(slope).max()) + 1e-6
+    partly = np.clip(0.6 + 0.6 * textures.value_noise(s.rng, *s.alpha.shape, 14 * s.unit, 14 * s.unit), 0, 1)
+    return out * (1 + s.rng.uniform(0.1, 0.5) * partly * np.where(slope > 0, -0.7 * slope, -slope) * s.alpha)[..., None]
+
+
+def unfinished_look(s: Surface) -> np.ndarray:
+    """The finish is missing: the marks of machining are gone or weak, the bare material has a fine grain."""
+    base = smeared(s, max(3 * s.unit, 0.04 * max(s.alpha.shape)))
+    gain = np.float32(s.rng.uniform(0.6, 0.92) if s.darker else s.rng.uniform(1.08, 1.35))
+    fine = s.rng.uniform(0.01, 0.05) * textures.fractal(s.rng, *s.alpha.shape, 2 * s.unit, octaves=2)
+    target = base * gain * (1 + fine)[..., None] + np.float32(s.rng.uniform(0, 0.45)) * (s.under - base)
+    return _mix(s, target)
+
+
+def streaked_look(s: Surface, *, grain: float | None) -> np.ndarray:
+    """Finished otherwise: marks along the grain stronger or weaker, a little lighter or darker as a whole."""
+    base = smeared(s, max(2.0, 5 * s.unit))
+    marks = s.under - base
+    turn = s.rng.uniform(0, np.pi) if grain is None else grain
+    gain = np.float32(1 + (-1 if s.darker else 1) * s.rng.uniform(0.02, 0.2))
+    target = base * gain
+    if s.rng.random() < 0.65:
+        streaks = textures.brushed(s.rng, *s.alpha.shape, -turn, streak=s.rng.uniform(60, 400) * s.unit)
+        level = float(marks.std()) * s.rng.uniform(0.5, 1.6) + 0.004
+        target = target + marks + (level * np.clip(streaks, -1.5, 3))[..., None]
+    else:
+        target = target + np.float32(s.rng.choice([0.3, 0.5, 1.8])) * marks
+    return _mix(s, target)
+
+
 @dataclass(frozen=True)
 class Kind:
     """How one defect type is made."""
 
     shape: Callable[[np.random.Generator, float, float], np.ndarray]
-    looks: tuple[Callable[[Surface], np.ndarray], ...]
+    looks: tuple[Look, ...]
     scale: float  # typical extent, times the extent drawn from the settings
     contrast: float  # typical contrast, times the contrast drawn from the settings
     darker: float  # how often the change is towards dark, when the surface allows either
@@ -349,14 +305,54 @@ class Kind:
 
 
 KINDS = {
-    "scratch": Kind(scratch_shape, (scratch_look,), 1.9, 1.2, 0.4),
-    "crack": Kind(crack_shape, (crack_look,), 1.7, 1.4, 0.85, at_edge=0.3),
-    "dent": Kind(dent_shape, (dent_look,), 1.1, 0.9, 0.5, solid=True),
-    "stain": Kind(stain_shape, (stain_look, stain_look, transplant_look), 1.2, 0.9, 0.7),
-    "hole": Kind(hole_shape, (hole_look,), 0.55, 1.7, 0.8),
-    "burr": Kind(burr_shape, (fracture_look,), 1.5, 1.2, 0.5, at_edge=0.85),
-    "fibre": Kind(fibre_shape, (fibre_look,), 1.3, 1.5, 0.4),
-    "contamination": Kind(contamination_shape, (contamination_look,), 0.8, 1.4, 0.6),
-    "missing_part": Kind(chip_shape, (missing_look, fracture_look, transplant_look), 1.7, 1.4, 0.75, at_edge=0.85),
-    "discolouration": Kind(discolouration_shape, (discolouration_look,), 1.9, 0.7, 0.6),
+    "scratch": Kind(envelopes.scratch_shape, (scratch_look,), 1.9, 1.2, 0.4),
+    "crack": Kind(envelopes.crack_shape, (crack_look,), 1.7, 1.4, 0.85, at_edge=0.3),
+    "dent": Kind(envelopes.dent_shape, (dent_look,), 1.1, 0.9, 0.5, solid=True),
+    "stain": Kind(envelopes.stain_shape, (stain_look, stain_look, transplant_look), 1.2, 0.9, 0.7),
+    "hole": Kind(envelopes.hole_shape, (hole_look,), 0.55, 1.7, 0.8),
+    "burr": Kind(envelopes.burr_shape, (fracture_look,), 1.5, 1.2, 0.5, at_edge=0.85),
+    "fibre": Kind(envelopes.fibre_shape, (fibre_look,), 1.3, 1.5, 0.4),
+    "contamination": Kind(envelopes.contamination_shape, (contamination_look,), 0.8, 1.4, 0.6),
+    "missing_part": Kind(
+        envelopes.chip_shape, (missing_look, fracture_look, transplant_look), 1.7, 1.4, 0.75, at_edge=0.85
+    ),
+    "discolouration": Kind(envelopes.discolouration_shape, (discolouration_look,), 1.9, 0.7, 0.6),
 }
+# name of the defect type -> outlines, looks, typical contrast as a share of the settings' contrast
+EXPANSES: dict[str, tuple[tuple[Outline, ...], tuple[Look, ...], float]] = {
+    "discolouration": ((envelopes.band, envelopes.band, envelopes.patch), (uneven_look,), 0.45),
+    "stain": ((envelopes.patch, envelopes.tongue, envelopes.band), (uneven_look, worn_look), 0.6),
+    "burr": ((envelopes.tongue, envelopes.tongue, envelopes.patch), (worn_look, fracture_look), 0.6),
+    "missing_part": ((envelopes.corner,), (missing_look, worn_look, worn_look, fracture_look), 1.0),
+    "crack": ((envelopes.fissure,), (fissure_look,), 1.0),
+}
+
+
+def photograph_kinds(grain: float | None) -> dict[str, Kind]:
+    """How each blemish is made on a photograph whose texture runs along ``grain`` (radians, or None)."""
+    return {
+        "chip": Kind(
+            envelopes.shell_shape, (shell_look, shell_look, broken_look), 2.2, 1.0, 0.88, at_edge=0.9, solid=True
+        ),
+        "breakout": Kind(envelopes.shell_shape, (broken_look, shell_look), 2.8, 0.9, 0.85, at_edge=0.45, solid=True),
+        "uneven": Kind(
+            envelopes.zone_shape, (partial(streaked_look, grain=grain),), 5.0, 0.5, 0.5, at_edge=0.5, solid=True
+        ),
+        "fray": Kind(
+            partial(envelopes.fray_shape, grain=grain), (unfinished_look,), 3.0, 0.7, 0.75, at_edge=0.4, solid=True
+        ),
+        "hairline": Kind(partial(envelopes.hairline_shape, grain=grain), (crack_look,), 4.5, 1.1, 0.95, at_edge=0.75),
+        "pore": Kind(envelopes.pore_shape, (pore_look,), 0.6, 1.25, 0.92, solid=True),
+    }
+
+
+def photograph_expanses(grain: float | None) -> dict[str, tuple[tuple[Outline, ...], tuple[Look, ...], float]]:
+    """The blemishes that spread over a part: outlines, looks and typical contrast, as ``expanses.EXPANSES``."""
+    return {
+        "uneven": (
+            (envelopes.sheet, envelopes.sheet, envelopes.sheet, envelopes.band, envelopes.patch),
+            (partial(streaked_look, grain=grain),),
+            0.35,
+        ),
+        "fray": ((envelopes.tongue, envelopes.patch), (unfinished_look,), 0.55),
+    }

@@ -8,9 +8,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from datasets_builders.world.blemishes import BLEMISHES, photograph_expanses, photograph_kinds, texture_direction
-from datasets_builders.world.defects import DEFECTS, KINDS, Kind, Surface
-from datasets_builders.world.expanses import EXPANSES, Look, Outline
+from datasets_builders.world.defects import (
+    BLEMISHES,
+    DEFECTS,
+    EXPANSES,
+    KINDS,
+    Kind,
+    Look,
+    Outline,
+    Surface,
+    photograph_expanses,
+    photograph_kinds,
+    texture_direction,
+)
 from visionsam_hf.data.errors import UserError
 
 _CLEAR = 2.5  # an outline that is less steep than so many times the rest is a guess
@@ -35,18 +45,11 @@ def estimate_foreground(image: np.ndarray) -> np.ndarray:
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         guess = estimate_foreground(small).astype(np.uint8)
         return cv2.resize(guess, (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    lab = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), max(1.0, max(height, width) / 200)), cv2.COLOR_RGB2LAB).astype(
-        np.float32
-    )
+    smooth = cv2.GaussianBlur(image, (0, 0), max(1.0, max(height, width) / 200))
+    lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32)
     band = max(1, min(height, width) // 40)
-    border = np.concatenate(
-        [
-            lab[:band].reshape(-1, 3),
-            lab[-band:].reshape(-1, 3),
-            lab[:, :band].reshape(-1, 3),
-            lab[:, -band:].reshape(-1, 3),
-        ]
-    )
+    sides = (lab[:band], lab[-band:], lab[:, :band], lab[:, -band:])
+    border = np.concatenate([side.reshape(-1, 3) for side in sides])
     middle = np.median(border, 0)
     spread = np.median(np.abs(border - middle), 0) * 1.5 + 2
     distance = np.sqrt((((lab - middle) / spread) ** 2).mean(2))
@@ -203,9 +206,8 @@ class _Places:
         if self.inside.size:
             x, y, w, h = cv2.boundingRect(self.foreground)
             self.box = (y, x, h, w)
-        self.edge = np.flatnonzero(
-            self.foreground - cv2.erode(self.foreground, np.ones((3, 3), np.uint8), borderValue=0)
-        )
+        inner = cv2.erode(self.foreground, np.ones((3, 3), np.uint8), borderValue=0)
+        self.edge = np.flatnonzero(self.foreground - inner)
 
     def draw(self, rng: np.random.Generator, *, at_edge: bool) -> tuple[int, int]:
         pool = self.edge if at_edge and self.edge.size else self.inside
@@ -236,9 +238,8 @@ def _spot(
     """A defect of limited size: its envelope within the image, its window, its extent; None where it does not fit."""
     height, width = places.shape
     unit = fine_unit(height, width)
-    extent = max(height, width) * _long_tailed(
-        rng, settings.size, settings.size_spread, settings.size_range, kind.scale
-    )
+    share = _long_tailed(rng, settings.size, settings.size_spread, settings.size_range, kind.scale)
+    extent = max(height, width) * share
     alpha = kind.shape(rng, max(extent * shrink, 2.5 * unit), unit)
     at_edge = bool(rng.random() < kind.at_edge)
     y, x = places.draw(rng, at_edge=at_edge)
@@ -294,9 +295,9 @@ def _paint_one(
         return None
     under = canvas[window].copy()
     brightness = float(under[alpha > 0.4].mean())
-    odds = (
-        np.clip(kind.darker + (brightness - 0.4) * 0.5, 0, 1) if 0.12 < brightness < 0.85 else float(brightness >= 0.85)
-    )
+    odds = float(brightness >= 0.85)
+    if 0.12 < brightness < 0.85:
+        odds = np.clip(kind.darker + (brightness - 0.4) * 0.5, 0, 1)
     h, w = alpha.shape
     sy, sx = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
     elsewhere = canvas[sy : sy + h, sx : sx + w][:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
@@ -308,9 +309,8 @@ def _paint_one(
     change *= places.soft[window][..., None]
     wanted = _long_tailed(rng, settings.contrast, settings.contrast_spread, settings.contrast_range, typical)
     wanted *= float(np.clip(0.4 + brightness, 0.5, 1.1))  # the same damage changes a dark surface less
-    wanted *= float(
-        np.clip((0.08 * max(height, width) / extent) ** 0.35, 0.45, 1.2)
-    )  # and the eye needs less of it where it is large
+    # And the eye needs less of it where it is large.
+    wanted *= float(np.clip((0.08 * max(height, width) / extent) ** 0.35, 0.45, 1.2))
     wanted = max(wanted, settings.contrast_range[0])
     if spreads:  # a region must stand out from the texture that it lies on
         wanted = max(wanted, min(0.4 * float(under[alpha > 0.4].std()), settings.contrast_range[1]))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from datasets_builders.world import textures
-from datasets_builders.world.canvas import Canvas, Patch, ellipse_points, rectangle_points
+from datasets_builders.world.canvas import Canvas, Patch, ellipse_points, rectangle_points, unit_vector
 
 _TIN = (0.74, 0.75, 0.76)
 _GOLD = (0.8, 0.64, 0.3)
@@ -11,15 +11,13 @@ _GOLD = (0.8, 0.64, 0.3)
 
 def _pads(canvas: Canvas, points: list[tuple[float, float]], width: float, height: float, angle: float = 0.0) -> None:
     pads = canvas.polygon(*(rectangle_points(x, y, width, height, angle=angle) for x, y in points))
-    canvas.lay(pads, _TIN, canvas.rng.uniform(0.85, 1.1))
-    canvas.bevel(pads, 1, 1.2)
+    canvas.block(pads, _TIN, canvas.rng.uniform(0.85, 1.1), bevel=(1, 1.2))
 
 
 def _chip(
     canvas: Canvas, x: float, y: float, width: float, height: float, texture: np.ndarray, *, pins: str = "sides"
 ) -> None:
     """A black package with pins: a removable slot with its solder pads beneath."""
-    rng = canvas.rng
     body = canvas.rectangle(x, y, width, height, corner=0.01)
     pitch = 0.055
     feet = []
@@ -32,21 +30,21 @@ def _chip(
     canvas.lay(canvas.polygon(*(rectangle_points(*foot) for foot in feet)), _TIN, 1 + 2 * texture)
 
     def package():
-        canvas.shadow(body, 3, strength=0.5)
-        canvas.lay(body, canvas.coloured((0.1, 0.1, 0.11)), 1 + 2 * texture[body.window])
-        canvas.bevel(body, 1.2, 1.2)
+        canvas.block(
+            body,
+            canvas.coloured((0.1, 0.1, 0.11)),
+            1 + 2 * texture[body.window],
+            shadow=3,
+            strength=0.5,
+            bevel=(1.2, 1.2),
+        )
         mark = canvas.ellipse(x - width * 0.35, y - height * 0.35, 0.018)
         canvas.multiply(mark, 1.9)
         ink = (0.6, 0.6, 0.58)
         rows = int(max(1, min(3, height // 0.09)))
         for row in range(rows):
-            top = y - 0.03 * rows + row * 0.07
-            count = max(1, int(width / 0.06) - 2)
-            glyphs = [
-                rng.integers(0, 3, (3, 2)) / 2 * (0.025, 0.04) + (x - width * 0.3 + k * 0.045, top)
-                for k in range(count)
-            ]
-            canvas.lay(canvas.strokes(glyphs, 0.008), ink, opacity=0.55)
+            at = (x - width * 0.3, y - 0.03 * rows + row * 0.07)
+            canvas.lettering(max(1, int(width / 0.06) - 2), at, 0.045, (0.025, 0.04), 0.008, ink, opacity=0.55)
 
     canvas.slot("chip", body, package)
 
@@ -69,10 +67,8 @@ def _passive(canvas: Canvas, x: float, y: float, long: float, angle: float) -> N
     canvas.slot("passive", body, block)
 
 
-def _board(
-    canvas: Canvas, tones: tuple, *, wide: tuple[float, float], corner: float
-) -> tuple[Patch, np.ndarray, np.ndarray]:
-    """The bare board with copper fill and traces under its solder mask. Returns its patch, colour and fibre texture."""
+def _board(canvas: Canvas, tones: tuple, *, wide: tuple[float, float], corner: float) -> np.ndarray:
+    """The bare board with copper fill and traces under its solder mask. Returns its fibre texture."""
     rng, n = canvas.rng, canvas.size
     tone = canvas.coloured(tones[rng.integers(len(tones))])
     fibre = 0.035 * textures.weave(rng, n, n, canvas.angle, 2.4 * canvas.unit) + 0.03 * textures.fractal(
@@ -90,7 +86,7 @@ def _board(
         points = [start]
         for leg in range(3):
             direction = turn + (np.pi / 4) * (leg % 2) * rng.choice([-1, 1])
-            points.append(points[-1] + rng.uniform(0.12, 0.5) * np.array([np.cos(direction), np.sin(direction)]))
+            points.append(points[-1] + rng.uniform(0.12, 0.5) * unit_vector(direction))
         points = np.clip(np.array(points), (-a, -b), (a, b))
         shift = np.array([-np.sin(turn), np.cos(turn)]) * 0.04
         lanes = [np.clip(points + lane * shift, (-a, -b), (a, b)) for lane in range(int(rng.integers(1, 5)))]
@@ -103,7 +99,7 @@ def _board(
     for radius, metal in ((0.075, _GOLD), (0.045, (0.06, 0.06, 0.06))):
         for x, y in corners:
             canvas.lay(canvas.ellipse(x, y, radius), metal)
-    return board, tone, fibre
+    return fibre
 
 
 def _free_places(
@@ -122,13 +118,9 @@ def _free_places(
 def draw_pcb_1(canvas: Canvas) -> None:
     """A populated green board: chips, passives, a connector."""
     rng = canvas.rng
-    canvas.place_product(
-        scale=rng.uniform(0.9, 1.3),
-        angle=rng.normal(0, 0.15) + np.pi / 2 * rng.integers(4),
-        centre=tuple(rng.uniform(0.45, 0.55, 2)),
-    )
+    canvas.pose(scale=(0.9, 1.3), lean=0.15, turns=4, centre=(0.45, 0.55))
     wide = (1.8, rng.uniform(1.2, 1.7))
-    _, tone, fibre = _board(canvas, ((0.06, 0.3, 0.16), (0.1, 0.36, 0.2), (0.04, 0.24, 0.18)), wide=wide, corner=0.05)
+    fibre = _board(canvas, ((0.06, 0.3, 0.16), (0.1, 0.36, 0.2), (0.04, 0.24, 0.18)), wide=wide, corner=0.05)
     taken = [(sx * 0.78, sy * (wide[1] / 2 - 0.12), 0.2, 0.2) for sx in (-1, 1) for sy in (-1, 1)]
     y = wide[1] / 2 - 0.14
     taken.append((0, y, 0.9, 0.26))
@@ -152,9 +144,7 @@ def draw_pcb_1(canvas: Canvas) -> None:
         can = canvas.ellipse(x, y, 0.11)
 
         def round_can(can=can, x=x, y=y):
-            canvas.shadow(can, 5)
-            canvas.lay(can, (0.75, 0.76, 0.78), 1 + fibre[can.window])
-            canvas.bevel(can, 1.5, 1.2)
+            canvas.block(can, (0.75, 0.76, 0.78), 1 + fibre[can.window], shadow=5, bevel=(1.5, 1.2))
             canvas.lay(
                 canvas.polygon(
                     np.array([(x - 0.1, y - 0.04), (x + 0.1, y - 0.04), (x + 0.07, y - 0.085), (x - 0.07, y - 0.085)])
@@ -168,13 +158,9 @@ def draw_pcb_1(canvas: Canvas) -> None:
 def draw_pcb_2(canvas: Canvas) -> None:
     """A bare dark board close up: gold pads in rows, test points, silk-screen outlines, few parts."""
     rng = canvas.rng
-    canvas.place_product(
-        scale=rng.uniform(1.0, 1.5),
-        angle=rng.normal(0, 0.1) + np.pi / 2 * rng.integers(4),
-        centre=tuple(rng.uniform(0.4, 0.6, 2)),
-    )
+    canvas.pose(scale=(1.0, 1.5), lean=0.1, turns=4, centre=(0.4, 0.6))
     wide = (1.9, rng.uniform(1.5, 1.9))
-    _, tone, fibre = _board(
+    fibre = _board(
         canvas, ((0.07, 0.13, 0.36), (0.08, 0.08, 0.1), (0.4, 0.06, 0.08), (0.05, 0.1, 0.26)), wide=wide, corner=0.03
     )
     taken: list = []
@@ -196,148 +182,97 @@ def draw_pcb_2(canvas: Canvas) -> None:
         finger = canvas.rectangle(-0.75 + 0.1 * k, y, 0.06, 0.13)
 
         def gold(finger=finger):
-            canvas.lay(finger, _GOLD, 1 + 1.5 * fibre[finger.window])
-            canvas.bevel(finger, 1, 0.8)
+            canvas.block(finger, _GOLD, 1 + 1.5 * fibre[finger.window], bevel=(1, 0.8))
 
         canvas.slot("finger", finger, gold)
 
 
 def draw_console(canvas: Canvas) -> None:
     """A control panel: screen, keys with symbols, a knob and lamps on a moulded front."""
-    rng = canvas.rng
-    n = canvas.size
-    canvas.place_product(
-        scale=rng.uniform(0.88, 1.15),
-        angle=rng.normal(0, 0.2) + np.pi * rng.integers(2),
-        tilt=rng.uniform(0.85, 1),
-        centre=tuple(rng.uniform(0.45, 0.55, 2)),
-    )
-    tone = canvas.coloured(((0.2, 0.21, 0.23), (0.8, 0.8, 0.77), (0.5, 0.52, 0.55), (0.3, 0.34, 0.4))[rng.integers(4)])
+    rng, n = canvas.rng, canvas.size
+    canvas.pose(scale=(0.88, 1.15), lean=0.2, turns=2, turn=np.pi, tilt=(0.85, 1), centre=(0.45, 0.55))
+    tone = canvas.pick((0.2, 0.21, 0.23), (0.8, 0.8, 0.77), (0.5, 0.52, 0.55), (0.3, 0.34, 0.4))
     skin = 0.05 * textures.pitted(rng, n, n, 2.5 * canvas.unit) + 0.03 * textures.fractal(rng, n, n, 60 * canvas.unit)
     tall = rng.uniform(1.2, 1.6)
-    panel = canvas.rectangle(0, 0, 1.8, tall, corner=0.12)
-    canvas.shadow(panel, 10, strength=0.5)
-    canvas.lay(canvas.body(panel), tone, 1 + skin[panel.window])
-    canvas.bevel(panel, 3, 1.2)
-    canvas.part("panel", panel)
-    high = tall * 0.36
-    screen = canvas.rectangle(-0.22, -tall * 0.24, 1.15, high, corner=0.04)
-    canvas.bevel(canvas.rectangle(-0.22, -tall * 0.24, 1.23, high + 0.08, corner=0.06), 2, 1.5, raised=False)
-    glow = canvas.coloured(
-        ((0.08, 0.2, 0.26), (0.05, 0.06, 0.07), (0.3, 0.42, 0.3), (0.1, 0.14, 0.34))[rng.integers(4)]
-    )
-    u, v = canvas.coordinates(screen)
-    canvas.lay(screen, glow, (1 + 0.25 * u - 0.3 * v).astype(np.float32))
-    lit = np.clip(glow * 2.5 + 0.25, 0, 1)
-    for row in range(3):
-        top = -tall * 0.24 - high * 0.36 + row * high * 0.27
-        glyphs = [
-            rng.integers(0, 3, (4, 2)) / 2 * (0.05, 0.08) + (-0.72 + k * 0.085, top)
-            for k in range(int(rng.integers(3, 9)))
-        ]
-        canvas.lay(canvas.strokes(glyphs, 0.014), lit)
-    canvas.part("screen", screen)
-    gleam = canvas.polygon(np.array([(-0.1, -0.9), (0.12, -0.9), (-0.3, 0.9), (-0.52, 0.9)]))
-    cut = Patch(gleam.y, gleam.x, gleam.alpha * canvas.full(screen)[gleam.window])
-    canvas.lay(cut, (1, 1, 1), opacity=rng.uniform(0.03, 0.14))
-    key = canvas.coloured(((0.12, 0.12, 0.13), (0.88, 0.88, 0.86), (0.4, 0.42, 0.45))[rng.integers(3)])
-    columns, rows = int(rng.integers(4, 7)), 2
-    for row in range(rows):
-        for column in range(columns):
-            x, y = -0.72 + 1.04 * (column + 0.5) / columns, tall * (0.12 + 0.19 * row + 0.06)
-            wide = 0.8 * 1.04 / columns
-            cap = canvas.rectangle(x, y, wide, tall * 0.13, corner=0.03)
-            colour = canvas.coloured((0.75, 0.15, 0.1) if rng.random() < 0.08 else key, 0.02)
-
-            def button(cap=cap, colour=colour, x=x, y=y):
-                canvas.shadow(cap, 2.5, strength=0.5)
-                canvas.lay(cap, colour, 1 + 0.6 * skin[cap.window])
-                canvas.bevel(cap, 1.8, 1.4)
-                sign = rng.integers(0, 3, (3, 2)) / 2 * 0.06 + (x - 0.03, y - 0.03)
-                canvas.lay(canvas.stroke(sign, 0.014), (0.9, 0.9, 0.9) if colour.mean() < 0.4 else (0.1, 0.1, 0.1))
-
-            def well(cap=cap):
-                canvas.lay(cap, tone * 0.3)
-                canvas.bevel(cap, 2, 1.5, raised=False)
-
-            canvas.slot("key", cap, button, empty=well)
-    knob = canvas.ellipse(0.62, tall * 0.22, 0.2)
-    canvas.shadow(knob, 7, strength=0.55)
-    canvas.lay(knob, canvas.coloured((0.13, 0.13, 0.14)), 1 + skin[knob.window])
-    canvas.bevel(knob, 2.5, 1.6)
-    top = canvas.ellipse(0.62, tall * 0.22, 0.13)
-    canvas.lay(top, (0.6, 0.6, 0.62), 1 + 0.5 * skin[top.window])
-    canvas.bevel(top, 1.5, 1.0)
+    panel = canvas.body(canvas.rectangle(0, 0, 1.8, tall, corner=0.12))
+    canvas.block(panel, tone, 1 + skin[panel.window], shadow=10, strength=0.5, bevel=(3, 1.2), part="panel")
+    _screen(canvas, tall)
+    _keys(canvas, tall, tone, skin)
+    y = tall * 0.22
+    knob, black = canvas.ellipse(0.62, y, 0.2), canvas.coloured((0.13, 0.13, 0.14))
+    canvas.block(knob, black, 1 + skin[knob.window], shadow=7, strength=0.55, bevel=(2.5, 1.6))
+    top = canvas.ellipse(0.62, y, 0.13)
+    canvas.block(top, (0.6, 0.6, 0.62), 1 + 0.5 * skin[top.window], bevel=(1.5, 1.0))
     turn = rng.uniform(0, 2 * np.pi)
-    canvas.lay(
-        canvas.stroke(
-            np.array([(0.62, tall * 0.22), (0.62 + 0.18 * np.cos(turn), tall * 0.22 + 0.18 * np.sin(turn))]), 0.03
-        ),
-        (0.9, 0.3, 0.1),
-    )
+    hand = np.array([(0.62, y), (0.62 + 0.18 * np.cos(turn), y + 0.18 * np.sin(turn))])
+    canvas.lay(canvas.stroke(hand, 0.03), (0.9, 0.3, 0.1))
     canvas.part("knob", knob)
     for k in range(4):
         lamp = canvas.ellipse(0.62, -tall * 0.38 + k * 0.12, 0.035)
 
         def led(lamp=lamp):
             hue = ((0.2, 0.9, 0.3), (0.9, 0.2, 0.15), (0.95, 0.7, 0.1), (0.25, 0.25, 0.25))[rng.integers(4)]
-            canvas.lay(lamp, hue)
-            canvas.bevel(lamp, 1, 1.0)
+            canvas.block(lamp, hue, bevel=(1, 1.0))
 
         canvas.slot("lamp", lamp, led, empty=lambda lamp=lamp: canvas.lay(lamp, (0.05, 0.05, 0.05)))
 
 
+def _screen(canvas: Canvas, tall: float) -> None:
+    rng, y, high = canvas.rng, -tall * 0.24, tall * 0.36
+    screen = canvas.rectangle(-0.22, y, 1.15, high, corner=0.04)
+    canvas.bevel(canvas.rectangle(-0.22, y, 1.23, high + 0.08, corner=0.06), 2, 1.5, raised=False)
+    glow = canvas.pick((0.08, 0.2, 0.26), (0.05, 0.06, 0.07), (0.3, 0.42, 0.3), (0.1, 0.14, 0.34))
+    u, v = canvas.coordinates(screen)
+    canvas.lay(screen, glow, (1 + 0.25 * u - 0.3 * v).astype(np.float32))
+    lit = np.clip(glow * 2.5 + 0.25, 0, 1)
+    for row in range(3):
+        at = (-0.72, y - high * 0.36 + row * high * 0.27)
+        canvas.lettering(int(rng.integers(3, 9)), at, 0.085, (0.05, 0.08), 0.014, lit, points=4)
+    canvas.part("screen", screen)
+    gleam = canvas.polygon(np.array([(-0.1, -0.9), (0.12, -0.9), (-0.3, 0.9), (-0.52, 0.9)]))
+    cut = Patch(gleam.y, gleam.x, gleam.alpha * canvas.full(screen)[gleam.window])
+    canvas.lay(cut, (1, 1, 1), opacity=rng.uniform(0.03, 0.14))
+
+
+def _keys(canvas: Canvas, tall: float, tone: np.ndarray, skin: np.ndarray) -> None:
+    rng = canvas.rng
+    key = canvas.pick((0.12, 0.12, 0.13), (0.88, 0.88, 0.86), (0.4, 0.42, 0.45))
+    columns = int(rng.integers(4, 7))
+    for row, column in np.ndindex(2, columns):
+        x, y = -0.72 + 1.04 * (column + 0.5) / columns, tall * (0.12 + 0.19 * row + 0.06)
+        cap = canvas.rectangle(x, y, 0.8 * 1.04 / columns, tall * 0.13, corner=0.03)
+        colour = canvas.coloured((0.75, 0.15, 0.1) if rng.random() < 0.08 else key, 0.02)
+
+        def button(cap=cap, colour=colour, x=x, y=y):
+            canvas.block(cap, colour, 1 + 0.6 * skin[cap.window], shadow=2.5, strength=0.5, bevel=(1.8, 1.4))
+            sign = rng.integers(0, 3, (3, 2)) / 2 * 0.06 + (x - 0.03, y - 0.03)
+            canvas.lay(canvas.stroke(sign, 0.014), (0.9, 0.9, 0.9) if colour.mean() < 0.4 else (0.1, 0.1, 0.1))
+
+        def well(cap=cap):
+            canvas.block(cap, tone * 0.3, bevel=(2, 1.5), raised=False)
+
+        canvas.slot("key", cap, button, empty=well)
+
+
 def draw_electronics(canvas: Canvas) -> None:
     """A power module: heat sink fins, coil, terminal block, film capacitors on a pale board."""
-    rng, n = canvas.rng, canvas.size
-    canvas.place_product(
-        scale=rng.uniform(0.9, 1.2),
-        angle=rng.normal(0, 0.2) + np.pi / 2 * rng.integers(4),
-        centre=tuple(rng.uniform(0.45, 0.55, 2)),
-    )
+    rng = canvas.rng
+    canvas.pose(scale=(0.9, 1.2), lean=0.2, turns=4, centre=(0.45, 0.55))
     wide = (1.8, rng.uniform(1.3, 1.6))
-    _, tone, fibre = _board(
-        canvas, ((0.6, 0.5, 0.3), (0.1, 0.26, 0.2), (0.16, 0.16, 0.17), (0.5, 0.36, 0.2)), wide=wide, corner=0.04
-    )
+    tones = ((0.6, 0.5, 0.3), (0.1, 0.26, 0.2), (0.16, 0.16, 0.17), (0.5, 0.36, 0.2))
+    fibre = _board(canvas, tones, wide=wide, corner=0.04)
     half = wide[1] / 2
-    metal = 0.08 * textures.brushed(rng, n, n, canvas.angle + np.pi / 2, streak=30)
-    sink = canvas.rectangle(-0.52, -half * 0.1, 0.6, half * 1.35, corner=0.02)
-    canvas.shadow(sink, 7, strength=0.55)
-    u, v = canvas.coordinates(sink)
-    fins = np.cos(2 * np.pi * u / rng.uniform(0.085, 0.12))
-    canvas.lay(
-        sink,
-        canvas.coloured((0.62, 0.63, 0.65) if rng.random() < 0.6 else (0.13, 0.13, 0.14)),
-        np.clip(0.75 + 0.6 * fins, 0.15, 1.3) * (1 + metal[sink.window]),
-    )
-    canvas.bevel(sink, 2, 1.0)
-    canvas.part("heat_sink", sink)
     cx, cy, r = 0.22, -half * 0.42, min(0.3, half * 0.42)
-    core = canvas.annulus(cx, cy, r * 0.9, r * 0.42)
-    canvas.shadow(core, 6)
-    canvas.lay(core, canvas.coloured((0.25, 0.3, 0.2) if rng.random() < 0.5 else (0.6, 0.55, 0.2)))
-    canvas.part("coil", canvas.annulus(cx, cy, r, r * 0.34))
-    turns = int(rng.integers(16, 26))
-    for k in range(turns):
-        angle = 2 * np.pi * k / turns * 0.9
-        along = np.array([np.cos(angle), np.sin(angle)])
-        across = np.array([-np.sin(angle), np.cos(angle)]) * 0.02
-        canvas.tube(
-            np.stack([along * r * 0.36 + (cx, cy), along * r + across + (cx, cy)]), 0.055, (0.75, 0.4, 0.2), gloss=0.5
-        )
-    shell = canvas.coloured(((0.1, 0.45, 0.25), (0.1, 0.25, 0.55), (0.13, 0.13, 0.13))[rng.integers(3)])
-    count = int(rng.integers(3, 5))
-    for k in range(count):
+    _heat_sink(canvas, half)
+    _coil(canvas, cx, cy, r)
+    shell = canvas.pick((0.1, 0.45, 0.25), (0.1, 0.25, 0.55), (0.13, 0.13, 0.13))
+    for k in range(int(rng.integers(3, 5))):
         x, y = 0.12 + k * 0.2, half - 0.2
         cell = canvas.rectangle(x, y, 0.185, 0.28, corner=0.015)
 
         def terminal(cell=cell, x=x, y=y):
-            canvas.shadow(cell, 4)
-            canvas.lay(cell, shell, 1 + fibre[cell.window])
-            canvas.bevel(cell, 1.5, 1.3)
-            head = canvas.ellipse(x, y - 0.03, 0.06)
-            canvas.lay(head, (0.7, 0.7, 0.68))
-            canvas.bevel(head, 1.2, 1.4)
+            canvas.block(cell, shell, 1 + fibre[cell.window], shadow=4, bevel=(1.5, 1.3))
+            canvas.block(canvas.ellipse(x, y - 0.03, 0.06), (0.7, 0.7, 0.68), bevel=(1.2, 1.4))
             canvas.lay(canvas.rectangle(x, y - 0.03, 0.1, 0.02, angle=rng.uniform(0, 3)), (0.12, 0.12, 0.12))
 
         canvas.slot("terminal", cell, terminal)
@@ -346,20 +281,37 @@ def draw_electronics(canvas: Canvas) -> None:
         film = canvas.rectangle(x, y, 0.26, 0.18, corner=0.03)
 
         def box(film=film, x=x, y=y):
-            canvas.shadow(film, 4)
-            canvas.lay(
-                film,
-                canvas.coloured(((0.75, 0.6, 0.1), (0.6, 0.15, 0.1), (0.2, 0.35, 0.6))[rng.integers(3)]),
-                1 + fibre[film.window],
-            )
-            canvas.bevel(film, 1.8, 1.3)
-            glyphs = [
-                rng.integers(0, 3, (3, 2)) / 2 * (0.03, 0.05) + (x - 0.09 + k * 0.045, y - 0.02) for k in range(4)
-            ]
-            canvas.lay(canvas.strokes(glyphs, 0.01), (0.95, 0.95, 0.9), opacity=0.7)
+            tone = canvas.pick((0.75, 0.6, 0.1), (0.6, 0.15, 0.1), (0.2, 0.35, 0.6))
+            canvas.block(film, tone, 1 + fibre[film.window], shadow=4, bevel=(1.8, 1.3))
+            canvas.lettering(4, (x - 0.09, y - 0.02), 0.045, (0.03, 0.05), 0.01, (0.95, 0.95, 0.9), opacity=0.7)
 
         canvas.slot("film_capacitor", film, box)
     for x, y in _free_places(rng, (0.8, half - 0.1), taken, (0.17, 0.17), 40)[:8]:
         _passive(canvas, x, y, 0.11, np.pi / 2 * rng.integers(2))
     if rng.random() < 0.5:
         canvas.lay(canvas.polygon(ellipse_points(0.72, -half + 0.14, 0.06)), (0.85, 0.2, 0.15))
+
+
+def _heat_sink(canvas: Canvas, half: float) -> None:
+    rng, n = canvas.rng, canvas.size
+    metal = 0.08 * textures.brushed(rng, n, n, canvas.angle + np.pi / 2, streak=30)
+    sink = canvas.rectangle(-0.52, -half * 0.1, 0.6, half * 1.35, corner=0.02)
+    u, _ = canvas.coordinates(sink)
+    fins = np.cos(2 * np.pi * u / rng.uniform(0.085, 0.12))
+    tone = canvas.coloured((0.62, 0.63, 0.65) if rng.random() < 0.6 else (0.13, 0.13, 0.14))
+    shade = np.clip(0.75 + 0.6 * fins, 0.15, 1.3) * (1 + metal[sink.window])
+    canvas.block(sink, tone, shade, shadow=7, strength=0.55, bevel=(2, 1.0), part="heat_sink")
+
+
+def _coil(canvas: Canvas, x: float, y: float, r: float) -> None:
+    rng = canvas.rng
+    core = canvas.annulus(x, y, r * 0.9, r * 0.42)
+    canvas.shadow(core, 6)
+    canvas.lay(core, canvas.coloured((0.25, 0.3, 0.2) if rng.random() < 0.5 else (0.6, 0.55, 0.2)))
+    canvas.part("coil", canvas.annulus(x, y, r, r * 0.34))
+    turns = int(rng.integers(16, 26))
+    for k in range(turns):
+        along = unit_vector(2 * np.pi * k / turns * 0.9)
+        across = np.array([-along[1], along[0]]) * 0.02
+        wire = np.stack([along * r * 0.36 + (x, y), along * r + across + (x, y)])
+        canvas.tube(wire, 0.055, (0.75, 0.4, 0.2), gloss=0.5)

@@ -31,13 +31,9 @@ def _across(canvas: Canvas, patch: Patch, half: float) -> np.ndarray:
 def draw_cable(canvas: Canvas) -> None:
     """A jacketed cable whose stripped end fans out into insulated wires with bare copper tips."""
     rng = canvas.rng
-    canvas.place_product(
-        scale=rng.uniform(0.85, 1.15), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.42, 0.58, 2))
-    )
+    canvas.pose(scale=(0.85, 1.15), centre=(0.42, 0.58))
     n, width = canvas.size, rng.uniform(0.34, 0.5)
-    jacket = canvas.coloured(
-        ((0.1, 0.1, 0.11), (0.55, 0.55, 0.56), (0.8, 0.42, 0.1), (0.88, 0.88, 0.85))[rng.integers(4)]
-    )
+    jacket = canvas.pick((0.1, 0.1, 0.11), (0.55, 0.55, 0.56), (0.8, 0.42, 0.1), (0.88, 0.88, 0.85))
     rubber = 0.05 * textures.grain(rng, n, n) + 0.05 * textures.fractal(rng, n, n, 16 * canvas.unit)
     twist = 0.1 * textures.brushed(rng, n, n, canvas.angle + 0.7, streak=6)
     bend = rng.uniform(-0.3, 0.3)
@@ -79,14 +75,10 @@ def draw_cable(canvas: Canvas) -> None:
 def draw_capacitor(canvas: Canvas) -> None:
     """An electrolytic capacitor on its side: sleeve with a polarity stripe, crimped bottom, two leads."""
     rng = canvas.rng
-    canvas.place_product(
-        scale=rng.uniform(0.75, 1.05), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2))
-    )
+    canvas.pose(scale=(0.75, 1.05), centre=(0.44, 0.56))
     n, half = canvas.size, rng.uniform(0.36, 0.5)
     left, right = -rng.uniform(0.75, 0.9), rng.uniform(0.25, 0.4)
-    sleeve = canvas.coloured(
-        ((0.09, 0.1, 0.14), (0.1, 0.16, 0.42), (0.12, 0.3, 0.24), (0.36, 0.14, 0.1), (0.3, 0.22, 0.4))[rng.integers(5)]
-    )
+    sleeve = canvas.pick((0.09, 0.1, 0.14), (0.1, 0.16, 0.42), (0.12, 0.3, 0.24), (0.36, 0.14, 0.1), (0.3, 0.22, 0.4))
     film = 0.04 * textures.fractal(rng, n, n, 10 * canvas.unit) + 0.03 * textures.grain(rng, n, n)
     metal = 0.08 * textures.brushed(rng, n, n, canvas.angle + np.pi / 2)
     for sign, length in ((-1, rng.uniform(0.5, 0.65)), (1, rng.uniform(0.6, 0.85))):
@@ -128,26 +120,20 @@ def draw_capacitor(canvas: Canvas) -> None:
 
 def _print_rows(canvas: Canvas, x: float, y: float, ink: np.ndarray, *, rows: int = 2, height: float = 0.075) -> None:
     """Printed lettering: rows of small strokes that read as text, not as damage."""
-    rng = canvas.rng
     for row in range(rows):
-        top = y + row * height * 1.7
-        count = int(rng.integers(4, 9))
-        glyphs = [
-            rng.integers(0, 3, (4, 2)) / 2 * (height * 0.6, height) + (x + k * height * 0.95, top) for k in range(count)
-        ]
-        canvas.lay(canvas.strokes(glyphs, height * 0.18), ink, opacity=0.8)
+        at, count = (x, y + row * height * 1.7), int(canvas.rng.integers(4, 9))
+        size = (height * 0.6, height)
+        canvas.lettering(count, at, height * 0.95, size, height * 0.18, ink, points=4, opacity=0.8)
 
 
 def draw_cylinder(canvas: Canvas) -> None:
     """A turned steel cylinder seen obliquely: its end face, ring grooves, a bore and a set screw."""
     rng = canvas.rng
-    canvas.place_product(
-        scale=rng.uniform(0.75, 1.1), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2))
-    )
+    canvas.pose(scale=(0.75, 1.1), centre=(0.44, 0.56))
     n, half = canvas.size, rng.uniform(0.42, 0.6)
     flat = rng.uniform(0.3, 0.55)
     left, right = -0.85, rng.uniform(0.35, 0.6)
-    tone = canvas.coloured((_STEEL, (0.72, 0.58, 0.32), (0.45, 0.46, 0.5), (0.74, 0.75, 0.76))[rng.integers(4)])
+    tone = canvas.pick(_STEEL, (0.72, 0.58, 0.32), (0.45, 0.46, 0.5), (0.74, 0.75, 0.76))
     marks = rng.uniform(0.05, 0.13) * textures.brushed(rng, n, n, canvas.angle + np.pi / 2, streak=60)
     rough = 0.05 * textures.fractal(rng, n, n, 6 * canvas.unit)
     t = np.linspace(np.pi / 2, 3 * np.pi / 2, 36)
@@ -172,26 +158,22 @@ def draw_cylinder(canvas: Canvas) -> None:
     canvas.body(face)
     x, y = canvas.to_pixels([(right, 0)])[0]
     lathe = 0.1 * textures.turned(rng, n, n, (x, y), 1.6 * canvas.unit)
-    canvas.lay(face, tone * rng.uniform(0.8, 1.25), 1 + lathe[face.window] + rough[face.window])
-    canvas.bevel(face, 1.5, 1.2)
-    canvas.part("face", face)
+    canvas.block(
+        face, tone * rng.uniform(0.8, 1.25), 1 + lathe[face.window] + rough[face.window], bevel=(1.5, 1.2), part="face"
+    )
     bore = rng.uniform(0.2, 0.5)
     if rng.random() < 0.7:
         hole = canvas.ellipse(right, 0, half * flat * bore, half * bore)
-        canvas.lay(hole, (0.06, 0.06, 0.07), 1 + 3 * rough[hole.window])
-        canvas.bevel(hole, 2, 1.5, raised=False)
-        canvas.part("bore", hole)
+        canvas.block(hole, (0.06, 0.06, 0.07), 1 + 3 * rough[hole.window], bevel=(2, 1.5), raised=False, part="bore")
     place = rng.uniform(left + 0.3, right - 0.35), rng.uniform(-0.45, 0.45) * half
     head = canvas.ellipse(*place, 0.09, 0.1)
 
     def screw():
-        canvas.lay(head, (0.3, 0.3, 0.32), 1 + rough[head.window])
-        canvas.bevel(head, 1.5, 1.5)
+        canvas.block(head, (0.3, 0.3, 0.32), 1 + rough[head.window], bevel=(1.5, 1.5))
         canvas.lay(canvas.rectangle(*place, 0.12, 0.03, angle=rng.uniform(0, 3)), (0.05, 0.05, 0.05))
 
     def socket():
-        canvas.lay(head, (0.1, 0.1, 0.1))
-        canvas.bevel(head, 2, 1.5, raised=False)
+        canvas.block(head, (0.1, 0.1, 0.1), bevel=(2, 1.5), raised=False)
 
     canvas.slot("set_screw", head, screw, empty=socket)
 
@@ -199,13 +181,9 @@ def draw_cylinder(canvas: Canvas) -> None:
 def draw_screw(canvas: Canvas) -> None:
     """A screw from the side: head, shank, thread, pointed tip, with a washer under the head."""
     rng = canvas.rng
-    canvas.place_product(
-        scale=rng.uniform(0.85, 1.1), angle=rng.uniform(0, 2 * np.pi), centre=tuple(rng.uniform(0.44, 0.56, 2))
-    )
+    canvas.pose(scale=(0.85, 1.1), centre=(0.44, 0.56))
     n = canvas.size
-    tone = canvas.coloured(
-        ((0.6, 0.61, 0.63), (0.72, 0.6, 0.3), (0.22, 0.22, 0.24), (0.68, 0.66, 0.6))[rng.integers(4)]
-    )
+    tone = canvas.pick((0.6, 0.61, 0.63), (0.72, 0.6, 0.3), (0.22, 0.22, 0.24), (0.68, 0.66, 0.6))
     rough = 0.06 * textures.fractal(rng, n, n, 8 * canvas.unit) + 0.03 * textures.grain(rng, n, n)
     core, pitch = rng.uniform(0.12, 0.19), rng.uniform(0.085, 0.13)
     start, end, tip = -rng.uniform(0.1, 0.35), rng.uniform(0.6, 0.7), 0.92
@@ -220,21 +198,7 @@ def draw_screw(canvas: Canvas) -> None:
     head_half = core * rng.uniform(2.0, 2.5)
     pan = rng.random() < 0.5
     cap = rng.uniform(0.16, 0.24)
-    if pan:
-        t = np.linspace(np.pi / 2, 3 * np.pi / 2, 30)
-        outline = np.concatenate([np.stack([-0.72 + cap * np.cos(t), head_half * np.sin(t)], 1)])
-    else:  # countersunk
-        outline = np.array(
-            [
-                (-0.72 - 0.06, -head_half),
-                (-0.72 - 0.06, head_half),
-                (-0.72, head_half),
-                (-0.72 + cap, core),
-                (-0.72 + cap, -core),
-                (-0.72, -head_half),
-            ]
-        )
-    head = canvas.polygon(outline)
+    head = canvas.polygon(_head_outline(pan, head_half, cap, core))
     for patch in (thread, shank, head):
         canvas.shadow(patch, 7, strength=0.5)
     canvas.lay(canvas.body(shank), tone, _across(canvas, shank, core) * (1 + rough[shank.window]))
@@ -247,9 +211,7 @@ def draw_screw(canvas: Canvas) -> None:
     )
     canvas.part("thread", thread)
     canvas.body(head)
-    canvas.lay(head, tone, _across(canvas, head, head_half) * (1 + rough[head.window]))
-    canvas.bevel(head, 2, 1.0)
-    canvas.part("head", head)
+    canvas.block(head, tone, _across(canvas, head, head_half) * (1 + rough[head.window]), bevel=(2, 1.0), part="head")
     if pan:
         canvas.lay(canvas.rectangle(-0.72 - cap * 0.83, 0, cap * 0.35, core * 0.5), (0.05, 0.05, 0.05), opacity=0.8)
     washer_half = head_half * 1.12
@@ -257,34 +219,32 @@ def draw_screw(canvas: Canvas) -> None:
     washer = canvas.rectangle(ring_x, 0, 0.07, 2 * washer_half, corner=0.03)
 
     def ring():
-        canvas.lay(
-            washer, np.clip(tone * 1.15, 0, 1), _across(canvas, washer, washer_half) * (1 + rough[washer.window])
-        )
-        canvas.bevel(washer, 1, 1.2)
+        shade = _across(canvas, washer, washer_half) * (1 + rough[washer.window])
+        canvas.block(washer, np.clip(tone * 1.15, 0, 1), shade, bevel=(1, 1.2))
 
     canvas.slot("washer", washer, ring)
+
+
+def _head_outline(pan: bool, half: float, height: float, core: float) -> np.ndarray:
+    """A pan head, or a countersunk one."""
+    if pan:
+        t = np.linspace(np.pi / 2, 3 * np.pi / 2, 30)
+        return np.stack([-0.72 + height * np.cos(t), half * np.sin(t)], 1)
+    edge, flat, neck = -0.72 - 0.06, -0.72, -0.72 + height
+    return np.array([(edge, -half), (edge, half), (flat, half), (neck, core), (neck, -core), (flat, -half)])
 
 
 def draw_wood(canvas: Canvas) -> None:
     """A planed plank with grain, a knot and dowels."""
     rng = canvas.rng
-    canvas.place_product(
-        scale=rng.uniform(0.9, 1.3),
-        angle=rng.normal(0, 0.25) + (np.pi / 2) * rng.integers(2),
-        centre=tuple(rng.uniform(0.45, 0.55, 2)),
-    )
+    canvas.pose(scale=(0.9, 1.3), lean=0.25, turns=2, centre=(0.45, 0.55))
     n = canvas.size
-    tone = canvas.coloured(
-        ((0.72, 0.53, 0.33), (0.5, 0.32, 0.18), (0.83, 0.7, 0.5), (0.6, 0.36, 0.22))[rng.integers(4)], 0.05
-    )
+    tone = canvas.pick((0.72, 0.53, 0.33), (0.5, 0.32, 0.18), (0.83, 0.7, 0.5), (0.6, 0.36, 0.22), amount=0.05)
     rings = textures.wood_grain(rng, n, n, canvas.angle, rng.uniform(7, 16) * canvas.unit)
     figure = rng.uniform(0.07, 0.16) * rings + 0.03 * textures.grain(rng, n, n)
     wide = rng.uniform(1.1, 1.6)
     plank = canvas.rectangle(0, 0, rng.uniform(1.7, 2.6), wide, corner=0.02)
-    canvas.shadow(plank, 9)
-    canvas.lay(canvas.body(plank), tone, 1 + figure[plank.window])
-    canvas.bevel(plank, 1.5, 1.0)
-    canvas.part("plank", plank)
+    canvas.block(canvas.body(plank), tone, 1 + figure[plank.window], shadow=9, bevel=(1.5, 1.0), part="plank")
     for _ in range(int(rng.integers(0, 3))):  # knots are wood, not damage
         x, y, r = rng.uniform(-0.7, 0.7), rng.uniform(-0.4, 0.4) * wide, rng.uniform(0.05, 0.11)
         zone = canvas.ellipse(x, y, r * 2.4, r * 1.6)
@@ -298,12 +258,10 @@ def draw_wood(canvas: Canvas) -> None:
 
         def plug(dowel=dowel):
             texture = 0.1 * textures.fractal(rng, *dowel.alpha.shape, 4 * canvas.unit)
-            canvas.lay(dowel, canvas.coloured(tone * 0.85), 1 + texture)
-            canvas.bevel(dowel, 1, 0.8)
+            canvas.block(dowel, canvas.coloured(tone * 0.85), 1 + texture, bevel=(1, 0.8))
 
         def bored(dowel=dowel):
-            canvas.lay(dowel, tone * 0.25, 1 + figure[dowel.window])
-            canvas.bevel(dowel, 2, 1.5, raised=False)
+            canvas.block(dowel, tone * 0.25, 1 + figure[dowel.window], bevel=(2, 1.5), raised=False)
 
         canvas.slot("dowel", dowel, plug, empty=bored)
     if rng.random() < 0.3:  # joint between two boards

@@ -1,4 +1,7 @@
-"""The synthetic world: a picture by (category, seed, index), with exact masks of its objects and its defects."""
+"""The synthetic world: a picture by (category, seed, index), with exact masks of its objects and its defects.
+
+The one module of the renderer that others import: products, generic shapes, plain surfaces, and the defect painter.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,24 @@ import numpy as np
 from datasets_builders.world import products_boards, products_long, products_round, textures
 from datasets_builders.world.canvas import Canvas, Patch, ellipse_points, rectangle_points
 from datasets_builders.world.defects import DEFECTS
-from datasets_builders.world.painter import PaintSettings, Region, paint_on
+from datasets_builders.world.painter import (
+    ALL_DEFECTS,
+    PaintSettings,
+    Region,
+    estimate_foreground,
+    paint_defects,
+    paint_on,
+)
 from datasets_builders.world.shapes import background, draw_shapes
 from visionsam_hf.data.errors import UserError
 
+__all__ = [
+    "ALL_DEFECTS", "DEFECTS", "PRODUCTS", "PaintSettings", "Region", "Scene",
+    "estimate_foreground", "paint_defects", "render_product", "render_shapes", "render_surface",
+]  # fmt: skip
 
-def photograph(image: np.ndarray, rng: np.random.Generator, *, focus: float = 0.5, grey: float = 0.12) -> np.ndarray:
+
+def _photograph(image: np.ndarray, rng: np.random.Generator, *, focus: float = 0.5, grey: float = 0.12) -> np.ndarray:
     """Take the picture.
 
     Args:
@@ -33,11 +48,8 @@ def photograph(image: np.ndarray, rng: np.random.Generator, *, focus: float = 0.
     angle, fall, vignette = rng.uniform(0, 2 * np.pi), abs(rng.normal(0, 0.14)), abs(rng.normal(0, 0.12))
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    light = (
-        1
-        + np.float32(fall) * (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)))
-        - np.float32(vignette) * (x * x + y * y) / 2
-    )
+    light = 1 + np.float32(fall) * (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)))
+    light = light - np.float32(vignette) * (x * x + y * y) / 2
     exposure = rng.uniform(0.85, 1.15)
     cast = exposure * (1 + rng.normal(0, 0.03, 3))
     blur = focus * rng.lognormal(0, 0.45) * unit
@@ -58,7 +70,7 @@ def photograph(image: np.ndarray, rng: np.random.Generator, *, focus: float = 0.
     return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture), alpha=255)
 
 
-def distract(canvas: Canvas) -> None:
+def _distract(canvas: Canvas) -> None:
     """Add a few distractors inside the product's silhouette."""
     rng = canvas.rng
     for _ in range(rng.choice(4, p=[0.3, 0.35, 0.25, 0.1])):
@@ -84,9 +96,8 @@ def _reflection(canvas: Canvas, at: np.ndarray) -> None:
     if rng.random() < 0.5:
         patch = canvas.polygon(ellipse_points(*at, rng.uniform(0.02, 0.12), rng.uniform(0.02, 0.12)))
     else:
-        patch = canvas.rectangle(
-            *at, rng.uniform(0.3, 1.0), rng.uniform(0.02, 0.08), corner=0.02, angle=rng.uniform(0, np.pi)
-        )
+        long, wide = rng.uniform(0.3, 1.0), rng.uniform(0.02, 0.08)
+        patch = canvas.rectangle(*at, long, wide, corner=0.02, angle=rng.uniform(0, np.pi))
     soft = canvas.blurred(patch, rng.uniform(1, 4) * canvas.unit)
     canvas.lay(_inside(canvas, soft), (1, 1, 1), opacity=rng.uniform(0.15, 0.6))
 
@@ -124,8 +135,6 @@ def _marker(canvas: Canvas, at: np.ndarray) -> None:
         patch = canvas.stroke(np.array([(-0.05, 0), (-0.015, 0.045), (0.06, -0.05)]) + at, 0.022)
     canvas.lay(_inside(canvas, patch), tone, opacity=0.8)
 
-
-__all__ = ["DEFECTS", "PRODUCTS", "Region", "Scene", "render_product", "render_shapes"]
 
 _DRAW = {
     "cable": products_long.draw_cable,
@@ -204,7 +213,7 @@ def render_product(
     if defective:
         rng = _stream(seed, _DEFECT, index, kind)
         canvas, found = _damage(canvas, category, size, settings, rng, lambda: _stream(seed, _PRODUCT, index, kind))
-    image = photograph(canvas.image, _stream(seed, _CAMERA, index, kind))
+    image = _photograph(canvas.image, _stream(seed, _CAMERA, index, kind))
     whole = canvas.silhouette > 0.5
     parts = (Region(name, mask) for name, mask in canvas.parts if mask.sum() < _ALL * whole.sum())
     objects = (Region(category, whole), *parts)
@@ -215,7 +224,7 @@ def _product(category: str, size: int, rng: np.random.Generator, missing: int | 
     canvas = Canvas(size, rng, missing=missing)
     background(canvas)
     _DRAW[category](canvas)
-    distract(canvas)
+    _distract(canvas)
     return canvas
 
 
@@ -252,9 +261,8 @@ def _damage(
     if not found:  # nothing fitted: a small hole always does
         small = PaintSettings(defects=names, expanse_share=0, size=0.03, size_range=(0.015, 0.1), contrast=0.25)
         for _ in range(20):
-            found += paint_on(
-                canvas.image, rng=rng, settings=small, foreground=canvas.silhouette > 0.5, light=canvas.light, count=1
-            )
+            whole = canvas.silhouette > 0.5
+            found += paint_on(canvas.image, rng=rng, settings=small, foreground=whole, light=canvas.light, count=1)
             if found:
                 break
     return canvas, tuple(found)
@@ -274,5 +282,19 @@ def render_shapes(*, size: int, seed: int, index: int) -> Scene:
         objects = draw_shapes(canvas)
     rng = _stream(seed, _CAMERA, index, len(PRODUCTS))
     focus = float(rng.choice([0.3, 0.6, 1.2]))
-    image = photograph(canvas.image, rng, focus=focus, grey=0.25)
+    image = _photograph(canvas.image, rng, focus=focus, grey=0.25)
     return Scene(image, "shapes", tuple(Region(kind, mask) for kind, mask in objects), ())
+
+
+def render_surface(rng: np.random.Generator, kind: int, *, size: int) -> np.ndarray:
+    """A photograph of nothing but brushed metal, cast metal, wood or cloth (``kind`` 0 to 3); (size, size, 3) uint8."""
+    angle = rng.uniform(0, np.pi)
+    tone, texture = (
+        lambda: ((0.5, 0.51, 0.53), 0.08 * textures.brushed(rng, size, size, angle)),
+        lambda: ((0.42, 0.42, 0.43), 0.1 * textures.pitted(rng, size, size, 5)),
+        lambda: ((0.66, 0.48, 0.3), 0.1 * textures.wood_grain(rng, size, size, angle, 13)),
+        lambda: ((0.3, 0.37, 0.5), 0.13 * textures.weave(rng, size, size, angle, 4)),
+    )[kind]()
+    canvas = Canvas(size, rng)
+    canvas.backdrop(tone, texture + 0.05 * textures.fractal(rng, size, size, 90))
+    return _photograph(canvas.image, rng, grey=0.0)

@@ -16,19 +16,17 @@ def background(canvas: Canvas, *, busy: float = 0.35) -> None:
         case 0:
             canvas.backdrop(canvas.coloured((0.45, 0.46, 0.48)), large + 0.07 * textures.brushed(rng, n, n, angle))
         case 1:
-            tone = canvas.coloured(((0.16, 0.17, 0.2), (0.3, 0.36, 0.5), (0.55, 0.52, 0.46))[rng.integers(3)])
+            tone = canvas.pick((0.16, 0.17, 0.2), (0.3, 0.36, 0.5), (0.55, 0.52, 0.46))
             canvas.backdrop(tone, large + 0.14 * textures.weave(rng, n, n, angle, rng.uniform(2.5, 6) * unit))
         case 2:
             canvas.backdrop(canvas.coloured((0.86, 0.86, 0.85)), large * 0.5 + 0.015 * textures.grain(rng, n, n))
         case 3:
-            tone = canvas.coloured(((0.55, 0.4, 0.26), (0.36, 0.25, 0.18), (0.7, 0.6, 0.46))[rng.integers(3)])
+            tone = canvas.pick((0.55, 0.4, 0.26), (0.36, 0.25, 0.18), (0.7, 0.6, 0.46))
             canvas.backdrop(tone, large + 0.09 * textures.wood_grain(rng, n, n, angle, rng.uniform(9, 22) * unit))
         case 4:
             canvas.backdrop(canvas.coloured((0.05, 0.05, 0.06), 0.15), 3 * large)
         case 5:
-            tone = canvas.coloured(
-                ((0.2, 0.4, 0.3), (0.45, 0.45, 0.42), (0.2, 0.3, 0.45), (0.6, 0.56, 0.5))[rng.integers(4)]
-            )
+            tone = canvas.pick((0.2, 0.4, 0.3), (0.45, 0.45, 0.42), (0.2, 0.3, 0.45), (0.6, 0.56, 0.5))
             canvas.backdrop(tone, large + 0.07 * textures.pitted(rng, n, n, rng.uniform(3, 10) * unit))
         case _:
             canvas.backdrop(canvas.coloured(rng.uniform(0.15, 0.8, 3)), 2 * large + 0.02 * textures.grain(rng, n, n))
@@ -45,17 +43,13 @@ def _litter(canvas: Canvas) -> None:
         if rng.random() < 0.5:
             points = blob_points(rng, *at, rng.uniform(0.04, 0.16) * n, 0.4)
             patch = canvas.pixel_polygon(points)
-            canvas.shadow(patch, 4)
-            canvas.lay(patch, tone)
-            canvas.bevel(patch, 2, 1.0)
+            canvas.block(patch, tone, shadow=4, bevel=(2, 1.0))
         else:
             along = rng.normal(0, 1, 2)
             along = along / np.linalg.norm(along) * n
             across = np.array([-along[1], along[0]]) * rng.uniform(0.004, 0.03)
-            patch = canvas.pixel_polygon(
-                np.stack([at - along + across, at + along + across, at + along - across, at - along - across])
-            )
-            canvas.multiply(patch, rng.uniform(0.55, 1.35))
+            corners = [at - along + across, at + along + across, at + along - across, at - along - across]
+            canvas.multiply(canvas.pixel_polygon(np.stack(corners)), rng.uniform(0.55, 1.35))
 
 
 _KINDS = ("blob", "polygon", "star", "ring", "bar", "ellipse", "rectangle", "curve", "frame", "cross", "crescent")
@@ -70,10 +64,9 @@ def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
     rng, n = canvas.rng, canvas.size
     if rng.random() < 0.25:
         tone = rng.uniform(0.1, 0.85, 3) * rng.uniform(0.6, 1.2)
-        canvas.backdrop(
-            canvas.coloured(np.clip(tone, 0.05, 0.95)),
-            rng.uniform(0.03, 0.3) * textures.fractal(rng, n, n, rng.uniform(3, 60) * canvas.unit),
-        )
+        tone = canvas.coloured(np.clip(tone, 0.05, 0.95))
+        strength = rng.uniform(0.03, 0.3)
+        canvas.backdrop(tone, strength * textures.fractal(rng, n, n, rng.uniform(3, 60) * canvas.unit))
     else:
         background(canvas, busy=0.2)
     if rng.random() < 0.3:
@@ -91,13 +84,8 @@ def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
         patch = _outline(canvas, kind, side * n, at)
         if rng.random() < 0.25:  # one thing made of two outlines
             kind = "compound"
-            other = _outline(
-                canvas,
-                _KINDS[rng.integers(len(_KINDS))],
-                side * n * rng.uniform(0.4, 0.9),
-                at + rng.normal(0, side * n / 4, 2),
-            )
-            patch = _union(patch, other)
+            shape, long = _KINDS[rng.integers(len(_KINDS))], side * n * rng.uniform(0.4, 0.9)
+            patch = _union(patch, _outline(canvas, shape, long, at + rng.normal(0, side * n / 4, 2)))
         mask = canvas.full(patch)
         if mask.sum() < 25 * canvas.unit**2:
             continue
@@ -107,9 +95,8 @@ def draw_shapes(canvas: Canvas) -> list[tuple[str, np.ndarray]]:
         things.append([kind, mask])
         if rng.random() < 0.3 and side > 0.12:  # a part on the object
             centre = np.argwhere(mask)[rng.integers(int(mask.sum()))][::-1]
-            inner = _outline(
-                canvas, _KINDS[rng.integers(len(_KINDS))], side * n * rng.uniform(0.2, 0.55), centre.astype(float)
-            )
+            shape = _KINDS[rng.integers(len(_KINDS))]
+            inner = _outline(canvas, shape, side * n * rng.uniform(0.2, 0.55), centre.astype(float))
             inner = Patch(inner.y, inner.x, inner.alpha * mask[inner.window])
             part = canvas.full(inner)
             if part.sum() >= 25 * canvas.unit**2:
@@ -160,28 +147,18 @@ def _divide(canvas: Canvas) -> None:
     ahead = np.array([np.cos(angle), np.sin(angle)])
     across = np.array([-ahead[1], ahead[0]])
     start = rng.uniform(0.2, 0.8, 2) * n
-    patch = canvas.pixel_polygon(
-        np.stack(
-            [
-                start - across * 2 * n,
-                start + across * 2 * n,
-                start + (across + ahead) * 2 * n,
-                start + (ahead - across) * 2 * n,
-            ]
-        )
-    )
-    canvas.multiply(
-        patch, (rng.uniform(0.5, 1.5) * (1 + 0.05 * textures.fractal(rng, n, n, 12 * canvas.unit))).astype(np.float32)
-    )
+    corners = np.stack([-across, across, across + ahead, ahead - across])
+    patch = canvas.pixel_polygon(start + corners * 2 * n)
+    gain = rng.uniform(0.5, 1.5) * (1 + 0.05 * textures.fractal(rng, n, n, 12 * canvas.unit))
+    canvas.multiply(patch, gain.astype(np.float32))
 
 
 def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patch:
     """A shape about ``side`` pixels long at ``centre`` (x, y)."""
     rng, r = canvas.rng, side / 2
     angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag(
-        [1, rng.uniform(0.4, 1)]
-    )
+    c, s = np.cos(angle), np.sin(angle)
+    turn = np.array([[c, -s], [s, c]]) @ np.diag([1, rng.uniform(0.4, 1)])
     match kind:
         case "blob":
             contours = [blob_points(rng, 0, 0, r, rng.uniform(0.1, 0.6))]
@@ -191,11 +168,8 @@ def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patc
         case "star":
             count = int(rng.integers(4, 10))
             t = np.arange(2 * count) * np.pi / count
-            contours = [
-                np.stack([np.cos(t), np.sin(t)], 1)
-                * r
-                * np.where(np.arange(2 * count) % 2, rng.uniform(0.35, 0.75), 1)[:, None]
-            ]
+            reach = np.where(np.arange(2 * count) % 2, rng.uniform(0.35, 0.75), 1)
+            contours = [np.stack([np.cos(t), np.sin(t)], 1) * r * reach[:, None]]
         case "ring":
             contours = [ellipse_points(0, 0, r), ellipse_points(0, 0, r * rng.uniform(0.35, 0.8))]
         case "bar":
@@ -209,32 +183,14 @@ def _outline(canvas: Canvas, kind: str, side: float, centre: np.ndarray) -> Patc
             ahead = np.gradient(path, axis=0)
             across = np.stack([-ahead[:, 1], ahead[:, 0]], 1) / (np.linalg.norm(ahead, axis=1, keepdims=True) + 1e-6)
             half = side * rng.uniform(0.03, 0.1)
-            return canvas.pixel_polygon(
-                np.concatenate([path + across * half, (path - across * half)[::-1]]) @ turn.T + centre
-            )
+            contours = [np.concatenate([path + across * half, (path - across * half)[::-1]])]
         case "frame":
             share, tall = rng.uniform(0.5, 0.8), side * rng.uniform(0.5, 1)
             contours = [rectangle_points(0, 0, side, tall), rectangle_points(0, 0, side * share, tall * share)]
         case "cross":
             a = r * rng.uniform(0.15, 0.45)
-            contours = [
-                np.array(
-                    [
-                        (-a, -r),
-                        (a, -r),
-                        (a, -a),
-                        (r, -a),
-                        (r, a),
-                        (a, a),
-                        (a, r),
-                        (-a, r),
-                        (-a, a),
-                        (-r, a),
-                        (-r, -a),
-                        (-a, -a),
-                    ]
-                )
-            ]
+            x, y = np.array([(-a, -r), (a, -r), (a, -a)]).T  # one arm, turned by right angles
+            contours = [np.concatenate([np.stack(arm, 1) for arm in ((x, y), (-y, x), (-x, -y), (y, -x))])]
         case _:
             t = np.linspace(0.25, 2 * np.pi - 0.25, 50)
             moon = np.stack([np.cos(t), np.sin(t)], 1) * r
@@ -280,16 +236,13 @@ def _dress(canvas: Canvas, patch: Patch, side: float) -> None:
         shade = shade * (0.35 + 0.65 * height + 0.5 * slope)
     elif rng.random() < 0.5:
         y, x = np.mgrid[0:h, 0:w].astype(np.float32)
-        shade = shade * (
-            1 + np.float32(rng.uniform(-0.3, 0.3)) * (x / w - 0.5) + np.float32(rng.uniform(-0.3, 0.3)) * (y / h - 0.5)
-        )
+        along, down = np.float32(rng.uniform(-0.3, 0.3)), np.float32(rng.uniform(-0.3, 0.3))
+        shade = shade * (1 + along * (x / w - 0.5) + down * (y / h - 0.5))
     soft = patch
     if rng.random() < 0.2:
-        soft = Patch(
-            patch.y,
-            patch.x,
-            cv2.GaussianBlur(patch.alpha, (0, 0), rng.uniform(0.6, 1.6) * unit, borderType=cv2.BORDER_REPLICATE),
-        )
+        sigma = rng.uniform(0.6, 1.6) * unit
+        alpha = cv2.GaussianBlur(patch.alpha, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        soft = Patch(patch.y, patch.x, alpha)
     canvas.lay(soft, tone, shade.astype(np.float32), opacity=1.0 if rng.random() < 0.85 else rng.uniform(0.6, 0.9))
     if rng.random() < 0.5:
         canvas.bevel(patch, rng.uniform(0.8, 3), rng.uniform(0.4, 1.6), raised=rng.random() < 0.7)
@@ -302,15 +255,12 @@ def _clutter(canvas: Canvas) -> None:
     for _ in range(int(rng.integers(1, 6))):
         match rng.integers(3):
             case 0:
-                canvas.multiply(
-                    canvas.stroke(rng.uniform(0, n, (2, 2)), rng.uniform(0.5, 1.8) * canvas.unit), rng.uniform(0.5, 1.6)
-                )
+                line = canvas.stroke(rng.uniform(0, n, (2, 2)), rng.uniform(0.5, 1.8) * canvas.unit)
+                canvas.multiply(line, rng.uniform(0.5, 1.6))
             case 1:
                 glow = canvas.pixel_polygon(ellipse_points(*rng.uniform(0, n, 2), *rng.uniform(0.03, 0.3, 2) * n))
                 canvas.multiply(canvas.blurred(glow, 8 * canvas.unit), rng.uniform(0.8, 1.35))
             case _:
                 for x, y in rng.uniform(0, n, (int(rng.integers(3, 20)), 2)):
-                    canvas.multiply(
-                        canvas.pixel_polygon(ellipse_points(x, y, rng.uniform(0.6, 1.6) * canvas.unit, count=10)),
-                        rng.uniform(0.5, 1.6),
-                    )
+                    speck = ellipse_points(x, y, rng.uniform(0.6, 1.6) * canvas.unit, count=10)
+                    canvas.multiply(canvas.pixel_polygon(speck), rng.uniform(0.5, 1.6))

@@ -1,4 +1,7 @@
-"""Procedural surface textures: zero-mean float32 fields of about unit spread, meant to modulate brightness."""
+"""Procedural surface textures: zero-mean float32 fields of about unit spread, meant to modulate brightness.
+
+Beside them the one operator of light and shade: how a field slopes towards a lamp.
+"""
 
 from functools import lru_cache
 
@@ -75,11 +78,8 @@ def wood_grain(rng: np.random.Generator, height: int, width: int, angle: float, 
     """Wood: wavy year rings about ``ring`` pixels wide, with pores along them. Returns (height, width) float32."""
     side = int(np.ceil(np.hypot(height, width)))
     across = np.arange(side, dtype=np.float32)[:, None] / ring
-    wave = (
-        value_noise(rng, side, side, side / 2.5, side / 1.2) * 1.6
-        + value_noise(rng, side, side, ring * 2, side / 3) * 0.25
-    )
-    phase = across + wave
+    wave = value_noise(rng, side, side, side / 2.5, side / 1.2) * 1.6
+    phase = across + (wave + value_noise(rng, side, side, ring * 2, side / 3) * 0.25)
     rings = np.abs(phase - np.floor(phase) - 0.35) * 3.0 - 0.9
     rings *= 0.7 + 0.3 * np.sin(np.floor(phase) * 2.4)
     pores = np.minimum(value_noise(rng, side, side, 1.2, ring * 2.5), 0.0)
@@ -93,9 +93,8 @@ def weave(rng: np.random.Generator, height: int, width: int, angle: float, pitch
     size = np.abs(wave)
     over = (wave[:, None] > 0) == (wave[None, :] > 0)
     threads = np.where(over, size[None, :], size[:, None])
-    field = (threads - np.float32(0.6)) * np.float32(2.2) + np.float32(0.5) * value_noise(
-        rng, side, side, pitch, pitch * 4
-    )
+    noise = value_noise(rng, side, side, pitch, pitch * 4)
+    field = (threads - np.float32(0.6)) * np.float32(2.2) + np.float32(0.5) * noise
     return _rotated(field, height, width, angle)
 
 
@@ -115,3 +114,8 @@ def turned(rng: np.random.Generator, height: int, width: int, centre: tuple[floa
     low = np.minimum(radius.astype(np.int32), 4094)
     part = radius - low.astype(np.float32)
     return profile[low] * (1 - part) + profile[low + 1] * part
+
+
+def slope(field: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """How steeply a (h, w) float32 field rises towards the light (x, y), unscaled; (h, w) float32."""
+    return cv2.Sobel(field, cv2.CV_32F, 1, 0) * light[0] + cv2.Sobel(field, cv2.CV_32F, 0, 1) * light[1]

@@ -13,10 +13,15 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets_builders.world import textures
-from datasets_builders.world.canvas import Canvas
-from datasets_builders.world.painter import ALL_DEFECTS, PaintSettings, Region, paint_defects
-from datasets_builders.world.scene import PRODUCTS, photograph, render_product
+from datasets_builders.world.scene import (
+    ALL_DEFECTS,
+    PRODUCTS,
+    PaintSettings,
+    Region,
+    paint_defects,
+    render_product,
+    render_surface,
+)
 
 _RENDERED = 256
 _PAPER, _INK, _LINE = (255, 255, 255), (30, 30, 34), (255, 0, 200)
@@ -47,7 +52,7 @@ def painted_sheet(
         sample = column // 2
         rng = np.random.default_rng([seed, row, sample])
         if sample % 2 == 0:
-            image, foreground = _surface(rng, (row + sample // 2) % 4), None
+            image, foreground = render_surface(rng, (row + sample // 2) % 4, size=_RENDERED), None
         else:
             category = PRODUCTS[(3 * row + 5 * sample) % len(PRODUCTS)]
             scene = render_product(category, size=_RENDERED, seed=seed, index=row, defective=False)
@@ -59,20 +64,6 @@ def painted_sheet(
         return painted, regions if column % 2 else ()
 
     return _sheet(list(defects), 2 * pairs, cell, draw, captions=False)
-
-
-def _surface(rng: np.random.Generator, kind: int) -> np.ndarray:
-    """A photograph of nothing but brushed metal, cast metal, wood or cloth."""
-    n, angle = _RENDERED, rng.uniform(0, np.pi)
-    tone, texture = (
-        lambda: ((0.5, 0.51, 0.53), 0.08 * textures.brushed(rng, n, n, angle)),
-        lambda: ((0.42, 0.42, 0.43), 0.1 * textures.pitted(rng, n, n, 5)),
-        lambda: ((0.66, 0.48, 0.3), 0.1 * textures.wood_grain(rng, n, n, angle, 13)),
-        lambda: ((0.3, 0.37, 0.5), 0.13 * textures.weave(rng, n, n, angle, 4)),
-    )[kind]()
-    canvas = Canvas(n, rng)
-    canvas.backdrop(tone, texture + 0.05 * textures.fractal(rng, n, n, 90))
-    return photograph(canvas.image, rng, grey=0.0)
 
 
 def _sheet(

@@ -1,5 +1,8 @@
 """The synthetic world: what every picture must keep to."""
 
+import re
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +10,15 @@ import pytest
 from datasets_builders.world import textures
 from datasets_builders.world.scene import DEFECTS, PRODUCTS, render_product, render_shapes
 from visionsam_hf.data.errors import UserError
+
+
+def test_the_renderer_has_one_door():
+    root = Path(__file__).parents[2]
+    for place in ("visionsam_hf/**/*.py", "recipes/**/*.py", "datasets_builders/*.py"):
+        for path in root.glob(place):
+            text = path.read_text(encoding="utf-8")
+            found = re.findall(r"^\s*from datasets_builders\.world(?:\.| import )(\w+)", text, re.MULTILINE)
+            assert set(found) <= {"scene"}, path
 
 
 def test_the_order_of_products_and_defects_is_fixed():

@@ -4,10 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets_builders.world.blemishes import BLEMISHES, photograph_expanses, photograph_kinds, texture_direction
-from datasets_builders.world.defects import DEFECTS, KINDS
-from datasets_builders.world.expanses import EXPANSES
-from datasets_builders.world.painter import ALL_DEFECTS, PaintSettings, estimate_foreground, paint_defects
+from datasets_builders.world.defects import (
+    BLEMISHES,
+    EXPANSES,
+    KINDS,
+    photograph_expanses,
+    photograph_kinds,
+    texture_direction,
+)
+from datasets_builders.world.scene import ALL_DEFECTS, DEFECTS, PaintSettings, estimate_foreground, paint_defects
 from visionsam_hf.data.errors import UserError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from studies.contact_sheet import outlined, painted_sheet, world_sheet, write
 
-from datasets_builders.world.painter import Region
+from datasets_builders.world.scene import Region
 
 
 def test_an_outline_goes_round_the_defect_not_over_it():
