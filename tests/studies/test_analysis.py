@@ -8,7 +8,7 @@ from studies.evidence_figures import write_figures
 from studies.evidence_tables import all_tables
 from studies.run_files import Results, Scores, read_result, result_path, write_result
 
-from visionsam_hf.cli.options import EvidenceSettings
+from visionsam_hf.cli.study_options import EvidenceSettings
 from visionsam_hf.data.errors import UserError
 
 KEYS = [("a", 0), ("a", 1), ("b", 0)]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from studies.objectives import ObjectiveStudy
 
-from visionsam_hf.cli.options import EvidenceSettings
 from visionsam_hf.cli.pipeline import read_stages, stage_settings
+from visionsam_hf.cli.study_options import EvidenceSettings
 from visionsam_hf.data.settings import build_settings, read_yaml
 
 BEYOND = Path(__file__).parents[2] / "recipes" / "beyond"

@@ -123,8 +123,8 @@ def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any)
 
 
 def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> None:
-    # Here, because they need the extra [annotate], and an oracle without a store does not.
     try:
+        # Here, because they need the extra [annotate], and an oracle without a store does not.
         from visionsam_hf.annotation.database import open_engine
         from visionsam_hf.annotation.store import Store
         from visionsam_hf.annotation.tasks import import_tasks, rank_in_store

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from visionsam_hf.cli import dataset_options, options
+from visionsam_hf.cli import dataset_options, options, study_options
 from visionsam_hf.cli.stage import check_inputs, join_launched, refuse_to_replace
 from visionsam_hf.data.errors import Interrupted, UserError
 from visionsam_hf.data.settings import alternatives, build_settings, read_yaml, type_hints, unknown_key
@@ -73,7 +73,7 @@ COMMANDS = {
     "annotate restore": Command(options.RestoreSettings, "annotate:run_restore", extra="annotate"),
     "dpo": Command(options.DPOOptions, "train:run_dpo", whole="train:DPOStage"),
     "evaluate": Command(options.EvaluateSettings, "evaluate:run"),
-    "evidence": Command(options.EvidenceSettings, "evidence:run"),
+    "evidence": Command(study_options.EvidenceSettings, "evidence:run"),
     "report": Command(options.ReportSettings, "report:run"),
     "push": Command(options.PushSettings, "push:run", words=("directory", "repo_id")),
     "merge": Command(options.MergeSettings, "export:run_merge", words=("adapter",)),

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from visionsam_hf.cli import command_line
-from visionsam_hf.cli.options import EvidenceSettings
 from visionsam_hf.cli.stage import is_done, stage_run
+from visionsam_hf.cli.study_options import EvidenceSettings
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import build_settings
 
