@@ -179,7 +179,7 @@ def test_a_new_commit_on_the_hub_is_not_done(tmp_path):
 
 HUB_SCRIPT = """
 import sys
-from tests.cli.test_run import Settings, make
+from tests.cli.test_stage import Settings, make
 from visionsam_hf.cli.stage import is_done
 settings = Settings("out", "me/parts")
 if sys.argv[1:]:
