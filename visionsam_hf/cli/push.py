@@ -46,8 +46,8 @@ def publish(
     else:
         print("Nothing to send: the Hub has it all.")
     print(f"{pushed.url}\n")
-    where = {"revision": revision, "base": publication.base, "needs_code": publication.needs_code}
-    print(usage(publication.kind, pushed.repo_id, **where))
+    kind, base, needs_code = publication.kind, publication.base, publication.needs_code
+    print(usage(kind, pushed.repo_id, revision=revision, base=base, needs_code=needs_code))
 
 
 def _plan(publication: Publication, repo_id: str, *, private: bool | None) -> str:

@@ -11,7 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMaskGeneration, AutoProcessor, SamProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForMaskGeneration,
+    AutoProcessor,
+    SamProcessor,
+)
 
 from visionsam_hf.models.image_processing import MinMaxSamImageProcessor
 from visionsam_hf.models.mobile_sam import MobileSamModel
