@@ -34,14 +34,17 @@ def room_of(path: Path) -> str:
     return next((room for room in sorted(ROOMS, key=len, reverse=True) if f"{inside}/".startswith(f"{room}/")), "")
 
 
-def modules(tree: ast.AST) -> list[str]:
-    """Every module of this project that a syntax tree imports, by its dotted name."""
+def modules(path: Path) -> list[str]:
+    """Every module of this project that a file imports, by its dotted name."""
     found = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # A dot is the file's own package, one more the package above.
+            above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            found += [f"{start}.{alias.name}" for alias in node.names]
     return [name for name in found if name.split(".")[0] in ("visionsam_hf", BUILDERS)]
 
 
@@ -62,7 +65,7 @@ def test_imports_go_one_way(path):
     if room == "":
         return  # the package's own front door
     allowed = (room, *(("data",) if room == BUILDERS else ROOMS[room]))
-    for name in modules(ast.parse(path.read_text(encoding="utf-8"))):
+    for name in modules(path):
         target = file_of(name)
         assert target is not None, f"{name}: no such module"
         other = room_of(target)
@@ -74,7 +77,7 @@ def test_imports_go_one_way(path):
 
 def test_no_circles_between_modules():
     graph = {
-        path: {file_of(name) for name in modules(ast.parse(path.read_text(encoding="utf-8")))} - {path, None}
+        path: {file_of(name) for name in modules(path)} - {path, None}
         for path in FILES
     }
     done: set[Path] = set()

@@ -1,5 +1,7 @@
 """Somebody else's process: loads a pushed model with transformers alone. `python stranger.py REPO_ID REVISION OUT`.
 
+With the word `trust` after these it runs the code that lies beside the weights.
+
 visionsam_hf cannot be imported here. The pipeline wants torchvision for one function, the suppression of overlapping
 boxes; it is stood in by a plain one, so that the test needs no torchvision.
 """
@@ -14,7 +16,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from PIL import Image
-from transformers import SamModel, SamProcessor, pipeline
+from transformers import AutoModel, AutoProcessor, SamModel, SamProcessor, pipeline
 from transformers.utils import import_utils
 
 
@@ -47,16 +49,16 @@ def photograph():
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def masks_of(name, **revision):
+def masks_of(name, parts=(SamModel, SamProcessor), **how):
     """Masks of a box prompt, and all masks of the pipeline, as bool arrays."""
-    model, processor = (part.from_pretrained(name, **revision) for part in (SamModel, SamProcessor))
+    model, processor = (part.from_pretrained(name, **how) for part in parts)
     inputs = processor(photograph(), input_boxes=[[[20.0, 14.0, 41.0, 35.0]]], return_tensors="pt")
     outputs = model(**inputs, multimask_output=False)
     box = processor.post_process_masks(outputs.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"])
     stand_in_for_torchvision()
     # A random model is sure of nothing, and its masks overlap: keep them all.
     keep_all = {"pred_iou_thresh": -10.0, "stability_score_thresh": -1.0, "crops_nms_thresh": 1.0}
-    generate = pipeline("mask-generation", model=name, device="cpu", **revision)
+    generate = pipeline("mask-generation", model=name, device="cpu", **how)
     everything = generate(photograph(), points_per_batch=256, points_per_crop=4, **keep_all)
     found = np.array([np.asarray(mask) for mask in everything["masks"]], bool)
     return {"box": box[0].numpy(), "pipeline": found}
@@ -70,4 +72,5 @@ if __name__ == "__main__":
         sys.exit("visionsam_hf can be imported here")
     except ImportError:
         pass
-    np.savez(sys.argv[3], **masks_of(sys.argv[1], revision=sys.argv[2]))
+    trusting = {"parts": (AutoModel, AutoProcessor), "trust_remote_code": True} if "trust" in sys.argv[4:] else {}
+    np.savez(sys.argv[3], **masks_of(sys.argv[1], revision=sys.argv[2], **trusting))

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from PIL import Image
 from random_models import MODELS, SIDE, write_promptable  # noqa: E402
 from transformers import SamHQModel, SamHQProcessor
 
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+from small_models import mobile_config
+
 from visionsam_hf.cli.evaluate import EvaluateSettings, run  # noqa: E402
 from visionsam_hf.data.dataset_directory import load_split  # noqa: E402
 from visionsam_hf.data.errors import UserError  # noqa: E402
@@ -18,6 +22,9 @@ from visionsam_hf.data.settings import build_settings  # noqa: E402
 from visionsam_hf.evaluation.evaluator import evaluate_model  # noqa: E402
 from visionsam_hf.evaluation.per_sample import read_columns  # noqa: E402
 from visionsam_hf.inference.other_sams import load_promptable, model_family, stretched_pixels  # noqa: E402
+from visionsam_hf.models.image_processing import make_processor
+from visionsam_hf.models.loading import save_model
+from visionsam_hf.models.mobile_sam import MobileSamModel
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +143,13 @@ def test_wrong_models_are_the_users_error(models, data, tmp_path):
     with pytest.raises(UserError, match="embeddings"):
         evaluate(models["sam2"], data, tmp_path / "out", embeddings=str(tmp_path / "cache"))
     assert model_family("visionsam-tiny") == "sam"
+
+
+def test_a_lite_medsam_is_never_normalised_as_the_others_are(tmp_path):
+    save_model(MobileSamModel(mobile_config()), make_processor(64, 16, min_max=True), tmp_path)
+    assert model_family(str(tmp_path)) == "sam"
+    with pytest.raises(UserError, match="is a plain SAM; load it with load_model"):
+        load_promptable(str(tmp_path))
 
 
 def test_a_missing_backbone_package_is_named(tmp_path, models, data):

@@ -46,6 +46,11 @@ def test_the_settings_of_mobile_sam_and_of_lite_medsam():
     assert sum(parameter.numel() for parameter in model.vision_encoder.parameters()) == 5_738_964
 
 
+def test_a_model_tuned_from_one_on_the_hub_names_its_own_code():
+    config = MobileSamConfig(auto_map={"AutoModelForMaskGeneration": "me/base--mobile_sam.MobileSamModel"})
+    assert set(config.auto_map.values()) == {"mobile_sam.MobileSamModel", "mobile_sam_config.MobileSamConfig"}
+
+
 def test_settings_that_do_not_fit_together():
     with pytest.raises(Exception, match="image_size 500 is not a multiple of 16"):
         MobileSamVisionConfig(image_size=500)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_models
 import torch
 from conftest import disc, photograph, tiny_config, tiny_processor
 
@@ -13,8 +14,9 @@ from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.geometry import logits_to_original, to_square
 from visionsam_hf.inference.prediction import encode_image, predict_at
 from visionsam_hf.models.decoder import predict_tokens
+from visionsam_hf.models.image_processing import make_processor
 from visionsam_hf.models.initialisation import initialise
-from visionsam_hf.models.loading import save_model
+from visionsam_hf.models.loading import load_processor, save_model
 from visionsam_hf.models.onnx_export import OnnxDecoder, labelled_points
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
@@ -108,24 +110,40 @@ def test_a_wrong_export_is_noticed(exported, tmp_path):
     assert min(compare(model, tiny_processor(), base / "outputs/mine/onnx").iou.values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_documented_code_gives_the_models_masks(exported, monkeypatch):
-    model, base = exported
+@pytest.fixture(scope="module")
+def exported_lite(exported, tmp_path_factory):
+    """The same of a small LiteMedSAM."""
+    base = tmp_path_factory.mktemp("lite")
+    model = small_models.random_model(small_models.mobile_config(64, stem=1), seed=3)
+    save_model(model, make_processor(64, 64, min_max=True), base / "model")
+    assert cli.main(["export", str(base / "model"), "--output_dir", str(base / "outputs/mine/onnx")]) == 0
+    return model, base
+
+
+@pytest.mark.parametrize("which", ["exported", "exported_lite"])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_the_documented_code_gives_the_models_masks(which, scale, request, monkeypatch):
+    model, base = request.getfixturevalue(which)
+    processor = load_processor(str(base / "model"))
     monkeypatch.chdir(base)
-    image = photograph(disc(48, 64, 30, 24, 10), 0)
+    size = (48 * scale, 64 * scale)
+    image = photograph(disc(*size, 30 * scale, 24 * scale, 10 * scale), 0)
     image.save("part.png")
     code = re.search(r"```python\n(.*?)```", DEPLOY.read_text(encoding="utf-8"), flags=re.S)[1]
     assert not re.search(r"torch|visionsam_hf|transformers", code)
     found: dict = {}
     exec(compile(code, str(DEPLOY), "exec"), found)
     boxes = np.array(found["boxes"], np.float32).reshape(-1, 4)
-    assert np.array_equal(to_square(boxes, (48, 64), 64).reshape(-1, 2, 2), found["points"])
+    np.testing.assert_allclose(found["points"], to_square(boxes, size, 64).reshape(-1, 2, 2), rtol=1e-6)
+    pixels = processor(image, return_tensors="pt")["pixel_values"][0].permute(1, 2, 0)
+    np.testing.assert_allclose(found["square"], pixels.numpy(), rtol=1e-5, atol=1e-5)
     logits, scores = predict_at(
-        model, encode_image(model, tiny_processor(), image), boxes, np.zeros((2, 2, 2), np.float32), (48, 64), "box"
+        model, encode_image(model, processor, image), boxes, np.zeros((2, 2, 2), np.float32), size, "box"
     )
     np.testing.assert_allclose(found["scores"], scores.numpy(), rtol=1e-3, atol=1e-4)
-    expected = (logits_to_original(logits[:, :1], (48, 64), 64) > 0).numpy()[:, 0]
+    expected = (logits_to_original(logits[:, :1], size, 64) > 0).numpy()[:, 0]
     masks = np.stack(found["masks"])
-    assert masks.shape == (2, 48, 64)
+    assert masks.shape == (2, *size)
     assert (masks & expected).sum() >= 0.99 * (masks | expected).sum() > 0
 
 

@@ -1,7 +1,9 @@
 """The two Spaces: their functions without Gradio, the page with it, and the metric through `evaluate.load`."""
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,9 +16,14 @@ from closeness import assert_same_masks
 from conftest import disc, photograph
 from transformers import SamModel, SamProcessor
 
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+from small_models import mobile_config, random_model
+
 from visionsam_hf.data.masks import encode_rle
 from visionsam_hf.evaluation.metrics import mask_counts
 from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric
+from visionsam_hf.models.image_processing import make_processor
+from visionsam_hf.models.loading import save_model
 
 SPACE = Path(__file__).resolve().parents[2] / "recipes" / "space"
 
@@ -60,6 +67,25 @@ def test_masks_and_scores_are_those_of_the_plain_model(demo, model_dir):
     np.testing.assert_allclose(scores[1:], output.iou_scores[0, 0], rtol=1e-4)
     expected = processor.post_process_masks(output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"])
     assert_same_masks(masks[1:], expected[0][0].numpy())
+
+
+def test_a_lite_medsam_is_shown_without_this_package_where_its_code_is_trusted(tmp_path):
+    save_model(random_model(mobile_config()), make_processor(64, 16, min_max=True), tmp_path / "model")
+    code = (
+        "import sys; sys.modules['visionsam_hf'] = None\n"
+        "from PIL import Image; import app\n"
+        "model, processor = app.load(sys.argv[1]); image = Image.new('RGB', (64, 48), 'red')\n"
+        "embedding = app.encode(model, processor, image)\n"
+        "print(app.segment(model, processor, image, embedding, [10.0, 5.0, 40.0, 45.0])[0].shape)"
+    )
+    done = {}
+    for trust in "01":
+        env = os.environ | {"TRUST_REMOTE_CODE": trust, "HF_HOME": str(tmp_path / "hf")}
+        env["PYTHONPATH"] = str(SPACE / "demo")
+        command = [sys.executable, "-c", code, str(tmp_path / "model")]
+        done[trust] = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done["0"].returncode and "trust_remote_code" in done["0"].stderr
+    assert done["1"].stdout.strip() == "(4, 48, 64)", done["1"].stderr[-2000:]
 
 
 def test_pictures_show_the_box_and_the_mask(demo):

@@ -40,7 +40,7 @@ def run(settings: ExportSettings) -> None:
 
 
 def run_merge(settings: MergeSettings) -> None:
-    """Write a directory that `SamModel.from_pretrained` loads without peft."""
+    """Write a model directory that loads without peft."""
     adapter = find_adapter(settings.adapter)
     if adapter is None:
         raise UserError(f"{settings.adapter}: is no adapter (it has no adapter_config.json); there is nothing to merge")

@@ -46,7 +46,8 @@ def publish(
     else:
         print("Nothing to send: the Hub has it all.")
     print(f"{pushed.url}\n")
-    print(usage(publication.kind, pushed.repo_id, revision=revision, base=publication.base))
+    kind, base, needs_code = publication.kind, publication.base, publication.needs_code
+    print(usage(kind, pushed.repo_id, revision=revision, base=base, needs_code=needs_code))
 
 
 def _plan(publication: Publication, repo_id: str, *, private: bool | None) -> str:

@@ -36,7 +36,7 @@ class DPOStage(TrainingInputs, SamDPOConfig):
 
 
 def run_sft(settings: SFTStage) -> None:
-    """Fine-tune on masks and write a model directory that `SamModel.from_pretrained` loads."""
+    """Fine-tune on masks and write a model directory."""
     train, held = _load("segmentation", settings)
 
     def make_trainer(directory: Path) -> SamTrainer:
@@ -49,7 +49,7 @@ def run_sft(settings: SFTStage) -> None:
 
 
 def run_dpo(settings: DPOStage) -> None:
-    """Tune on ranked masks and write a model directory that `SamModel.from_pretrained` loads."""
+    """Tune on ranked masks and write a model directory."""
     train, held = _load("preference", settings)
 
     def make_trainer(directory: Path) -> SamTrainer:

@@ -27,9 +27,11 @@ from visionsam_hf.hub.card_figures import data_examples
 from visionsam_hf.hub.model_card import FIGURE, PLACEHOLDER, TRAINED, complete_model_card, write_model_card
 from visionsam_hf.hub.provenance import UNKNOWN, card_path, license_of, parts_of, published_as, settle, valid_yaml
 from visionsam_hf.hub.results import eval_result_files, find_results
+from visionsam_hf.models.auto_classes import code_files, needs_code
 from visionsam_hf.models.loading import load_model, load_processor
 
-# What each kind of repository is made of; anything else stays here. Checkpoints, optimisers and pickles are in none.
+# What each kind of repository is made of; anything else stays here. Checkpoints, optimisers and pickles are in none, and
+# Python files only as this package has them (`_add_code`).
 _TOP = ("README.md", "LICENSE*", "*.json", "*.png", "*.jpg")
 _FILES = {
     "model": (*_TOP, "*.safetensors", ".eval_results/*.yaml"),
@@ -66,6 +68,7 @@ class Publication:
         files: path in the repository -> the file, or its content where that differs from the file.
         left_out: files and folders of the directory that are not sent.
         base: of an adapter, the Hub id of its base model.
+        needs_code: whether transformers alone loads it only with `trust_remote_code`.
     """
 
     directory: Path
@@ -74,6 +77,7 @@ class Publication:
     files: dict[str, Path | bytes] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     base: str = ""
+    needs_code: bool = False
 
     @property
     def repo_type(self) -> str:
@@ -110,6 +114,7 @@ def prepare(directory: str | Path, repo_id: str, *, license: str = "", base_mode
         _check_model(directory)
     else:
         _check_rows(directory, kind)
+    _add_code(publication)
     parts = {f"the {part.repo_type} '{part.name}'": part.license for part in parts_of(directory)}
     if kind not in ("model", "adapter") or not parts:
         # A data set's own card outweighs what follows from its parts; a model's was itself combined from them.
@@ -148,6 +153,14 @@ def _collect(publication: Publication) -> None:
             top = name if "/" not in name else name.split("/")[0] + "/"
             if top not in publication.left_out:
                 publication.left_out.append(top)
+
+
+def _add_code(publication: Publication) -> None:
+    """The code of a MobileSAM or LiteMedSAM: this package's, not the directory's, which anybody may have changed."""
+    code = {path.name: path for path in code_files(publication.directory)}
+    publication.files |= code
+    publication.left_out = [name for name in publication.left_out if name not in code]
+    publication.needs_code = needs_code(publication.directory)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -26,6 +26,7 @@ from visionsam_hf.hub.provenance import (
     parts_of_record,
 )
 from visionsam_hf.hub.results import Result, eval_results, results_table
+from visionsam_hf.models.auto_classes import needs_code
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 from visionsam_hf.training.hyperparameters import DPOSettings, SFTSettings
 
@@ -49,6 +50,11 @@ _SUMMARIES = {
     " results below say how far that goes.",
     "merge": "A Segment Anything model with a LoRA adapter for industrial defects added to its weights.",
 }
+# Above the lines that load a model with its own code.
+_CODE_NOTE = """\
+# trust_remote_code runs the Python files beside the weights: read them first. LiteMedSAM's need opencv-python-headless.
+# Where visionsam_hf is installed, visionsam_hf.load_model("{name}"{pin}) runs none of them.
+"""
 _LIMITS = """\
 - It segments what a prompt points at. It does not find defects by itself, and does not say whether there is one.
 - It was tuned on the data named above. On other products, lighting and kinds of defects, measure before you trust it.
@@ -69,28 +75,32 @@ _NOT_SHOWN = {
 }  # fmt: skip
 
 
-def usage(kind: str, name: str, *, revision: str = "", base: str = "") -> str:
-    """Five lines of Python that load what was pushed, and for a model segment with it.
+def usage(kind: str, name: str, *, revision: str = "", base: str = "", needs_code: bool = False) -> str:
+    """A few lines of Python that load what was pushed, and for a model segment with it.
 
     Args:
         kind: "model", "adapter", "segmentation", "candidates" or "preference".
         name: Hub id or directory.
         revision: a tag, or "".
         base: of an adapter, the model it belongs to.
+        needs_code: whether its code lies beside the weights, as a MobileSAM's does.
     """
+    auto = "Auto" if needs_code else "Sam"
+    trust = ", trust_remote_code=True" if needs_code else ""
     pin = f', revision="{revision}"' if revision else ""
+    note = _CODE_NOTE.format(name=name, pin=pin) if needs_code else ""
     if kind == "adapter":
         return f"""\
 from peft import PeftModel
-from transformers import SamModel, SamProcessor
+from transformers import {auto}Model, {auto}Processor
 
-processor = SamProcessor.from_pretrained("{name}"{pin})
-model = PeftModel.from_pretrained(SamModel.from_pretrained("{base}"), "{name}"{pin})"""
+{note}processor = {auto}Processor.from_pretrained("{name}"{pin}{trust})
+model = PeftModel.from_pretrained({auto}Model.from_pretrained("{base}"{trust}), "{name}"{pin})"""
     if kind == "model":
         return f"""\
-from transformers import SamModel, SamProcessor
+from transformers import {auto}Model, {auto}Processor
 
-model, processor = (part.from_pretrained("{name}"{pin}) for part in (SamModel, SamProcessor))
+{note}model, processor = (part.from_pretrained("{name}"{pin}{trust}) for part in ({auto}Model, {auto}Processor))
 inputs = processor(image, input_boxes=[[[x1, y1, x2, y2]]], return_tensors="pt")
 outputs = model(**inputs, multimask_output=False)
 masks = processor.post_process_masks(outputs.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"])"""
@@ -103,13 +113,16 @@ row = next(iter(data.values()))[0]
 image, box_or_mask = row["image"], row["{shown}"]"""
 
 
-def model_card(record: dict[str, Any], *, figure: str = "", is_adapter: bool = False) -> ModelCard:
+def model_card(
+    record: dict[str, Any], *, figure: str = "", is_adapter: bool = False, needs_code: bool = False
+) -> ModelCard:
     """The card of a trained model or adapter, without results.
 
     Args:
         record: "stage" (sft, dpo or merge), "settings" and "results", as in its `stage.json`.
         figure: Markdown that shows its figure, or "".
         is_adapter: whether it is loaded onto a base model.
+        needs_code: as in `usage`.
     """
     stage, parts = record["stage"], parts_of_record(record)
     license = combine(part.license for part in parts)
@@ -127,7 +140,7 @@ def model_card(record: dict[str, Any], *, figure: str = "", is_adapter: bool = F
         **links,
     )
     sections = {
-        "How to use it": f"```python\n{usage(kind, PLACEHOLDER, base=_BASE_PLACEHOLDER)}\n```",
+        "How to use it": f"```python\n{usage(kind, PLACEHOLDER, base=_BASE_PLACEHOLDER, needs_code=needs_code)}\n```",
         "What it is for, and what not": _purpose(license),
         "Results": f"<!-- results -->\n{results_table([])}\n<!-- end of results -->",
         "Examples": figure,
@@ -252,7 +265,8 @@ def write_model_card(directory: str | Path, record: dict[str, Any] | None = None
         figure = f"![{told}]({FIGURE})\n\n{told}"
     # Last, so that a card never names a figure that is not there.
     is_adapter = (directory / "adapter_config.json").is_file()
-    model_card(record, figure=figure, is_adapter=is_adapter).save(card_path(directory))
+    card = model_card(record, figure=figure, is_adapter=is_adapter, needs_code=needs_code(directory))
+    card.save(card_path(directory))
 
 
 def _figure(directory: Path, record: dict[str, Any]) -> tuple[str, bytes | None]:

@@ -205,13 +205,17 @@ def _card(result: Conversion) -> str:
         f"{result.name} (Kirillov et al., 2023), or a model tuned from it such as MedSAM (Ma et al., 2024): their weights have"
         " the same names and shapes.",
     )
-    ours = result.model_type != "sam" or result.min_max
-    importing = "import visionsam_hf.models.mobile_sam  # tells the Auto classes\n" if ours else ""
+    trust = ", trust_remote_code=True" if result.model_type != "sam" or result.min_max else ""
     loading = (
-        f"```python\n{importing}from transformers import AutoModelForMaskGeneration, SamProcessor\n\n"
-        'model = AutoModelForMaskGeneration.from_pretrained("this directory")\n'
-        'processor = SamProcessor.from_pretrained("this directory")\n```'
+        "```python\nfrom transformers import AutoModel, AutoProcessor\n\n"
+        f'model = AutoModel.from_pretrained("path/to/this/directory"{trust})\n'
+        f'processor = AutoProcessor.from_pretrained("path/to/this/directory"{trust})\n```'
     )
+    if trust:
+        loading += (
+            "\n\n`trust_remote_code` runs the Python files beside the weights, which are visionsam_hf's (LiteMedSAM's"
+            " need opencv-python-headless); `visionsam_hf.load_model` loads the directory without running them."
+        )
     steps = (
         "stretched to [0, 1] by its own smallest and largest value"
         if result.min_max

@@ -5,11 +5,9 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL.Image import Resampling
-from transformers import AutoImageProcessor, SamProcessor
+from transformers import SamProcessor
 from transformers.image_utils import SizeDict
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
-
-from visionsam_hf.models.mobile_sam_config import MobileSamConfig
 
 
 class MinMaxSamImageProcessor(SamImageProcessorPil):
@@ -59,8 +57,5 @@ def make_processor(image_size: int, mask_size: int, *, min_max: bool = False) ->
     )
 
 
-# Under both of the library's backends, so that it is also found where torchvision is installed. SAM's own image processor
-# is not named here: that would change how plain SAM checkpoints find theirs.
-AutoImageProcessor.register(
-    MobileSamConfig, image_processor_classes={"pil": MinMaxSamImageProcessor, "torchvision": MinMaxSamImageProcessor}
-)
+# Its code, this file, is saved beside every model that has one (`auto_classes`).
+MinMaxSamImageProcessor.register_for_auto_class()

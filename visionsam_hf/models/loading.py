@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, SamConfig, SamModel, SamProcessor
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import looks_local, resolve_model
+from visionsam_hf.models import auto_classes  # noqa: F401  load_processor finds this package's
 from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.lora import find_adapter, first_line, load_adapter, merge_adapter, save_adapter
 from visionsam_hf.models.mobile_sam import MobileSamModel
@@ -197,7 +198,10 @@ def encoder_fingerprint(model: SamModel) -> str:
 
 
 def save_model(model: SamModel | PeftModel, processor: SamProcessor, directory: str | os.PathLike) -> None:
-    """Write a directory that `SamModel.from_pretrained` and `SamProcessor.from_pretrained` load.
+    """Write a directory that `AutoModel.from_pretrained` and `AutoProcessor.from_pretrained` load.
+
+    A MobileSAM's and LiteMedSAM's get this package's code beside them, which a process without the package may use by
+    `trust_remote_code=True`. Nothing here reads it.
 
     Of a model with an adapter only the adapter is written; `PeftModel.from_pretrained` puts it on its base.
     """

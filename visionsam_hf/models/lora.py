@@ -3,8 +3,10 @@
 An adapter's directory holds `adapter_config.json`, which names the base model, `adapter_model.safetensors`, and the
 processor. `load_model` reads it as the two merged; plain peft reads it too:
 
-    base = SamModel.from_pretrained(PeftConfig.from_pretrained(directory).base_model_name_or_path)
+    base = AutoModel.from_pretrained(PeftConfig.from_pretrained(directory).base_model_name_or_path)
     model = PeftModel.from_pretrained(base, directory)
+
+Without this package a MobileSAM as the base wants `trust_remote_code=True`, as in `auto_classes`.
 """
 
 import os

@@ -1,8 +1,8 @@
 """MobileSAM and LiteMedSAM: transformers' `SamModel` with a TinyViT as its vision encoder.
 
 Prompt encoder, mask decoder and everything that is done with them are SAM's own, so a `MobileSamModel` is a `SamModel`
-to all that trains, predicts or exports one. Importing this module tells the Auto classes of the model and, with it, of
-LiteMedSAM's image processor.
+to all that trains, predicts or exports one. This file and those that it imports by a leading dot are saved beside every
+model, for who loads one without this package (`auto_classes`).
 """
 
 import copy
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, AutoProcessor, SamModel, SamProcessor
+from transformers import SamModel
 from transformers.models.sam.modeling_sam import (
     SamMaskDecoder,
     SamPositionalEmbedding,
@@ -20,9 +20,8 @@ from transformers.models.sam.modeling_sam import (
     SamVisionNeck,
 )
 
-from visionsam_hf.models import image_processing  # noqa: F401
-from visionsam_hf.models.mobile_sam_config import MobileSamConfig, MobileSamVisionConfig
-from visionsam_hf.models.tiny_vit import Stage, Stem, WindowAttention
+from .mobile_sam_config import MobileSamConfig, MobileSamVisionConfig
+from .tiny_vit import Stage, Stem, WindowAttention
 
 
 class MobileSamPreTrainedModel(SamPreTrainedModel):
@@ -117,7 +116,4 @@ def in_bfloat16(encoder: MobileSamVisionEncoder) -> MobileSamVisionEncoder:
     return fast
 
 
-AutoConfig.register(MobileSamConfig.model_type, MobileSamConfig)
-AutoModel.register(MobileSamConfig, MobileSamModel)
-AutoModelForMaskGeneration.register(MobileSamConfig, MobileSamModel)
-AutoProcessor.register(MobileSamConfig, SamProcessor)
+MobileSamModel.register_for_auto_class()

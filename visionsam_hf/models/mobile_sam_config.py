@@ -100,3 +100,9 @@ class MobileSamConfig(SamConfig):
         vision, prompts = self.vision_config, self.prompt_encoder_config
         prompts.image_size, prompts.patch_size = vision.image_size, vision.patch_size
         prompts.image_embedding_size = vision.image_size // vision.patch_size
+        # Where the Auto classes find the code, in the files beside the weights. Overwritten too: a model tuned from one on
+        # the Hub would else name the other's repository.
+        model = "mobile_sam.MobileSamModel"
+        self.auto_map = {
+            "AutoConfig": "mobile_sam_config.MobileSamConfig", "AutoModel": model, "AutoModelForMaskGeneration": model,
+        }

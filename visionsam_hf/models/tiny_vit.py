@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from visionsam_hf.models.mobile_sam_config import MobileSamVisionConfig
+from .mobile_sam_config import MobileSamVisionConfig
 
 
 class Stem(nn.Module):

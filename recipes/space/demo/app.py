@@ -3,6 +3,7 @@
     python app.py [MODEL]
 
 MODEL is a model's directory or Hub id; without it the environment's MODEL, or facebook/sam-vit-base. Runs as a Space too.
+The code that a MobileSAM or LiteMedSAM brings beside its weights is run only where the environment has TRUST_REMOTE_CODE=1.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from transformers import SamModel, SamProcessor
+from transformers import AutoModel, AutoProcessor, SamModel, SamProcessor
 
 NAMES = ("tuned mask", "candidate 1", "candidate 2", "candidate 3")
 COLOUR = (230, 159, 0)  # of predictions, everywhere
@@ -121,10 +122,16 @@ def page(model: SamModel, processor: SamProcessor) -> Any:
     return blocks
 
 
-def main(arguments: list[str]) -> None:
-    name = arguments[0] if arguments else os.environ.get("MODEL", "facebook/sam-vit-base")
+def load(name: str) -> tuple[SamModel, SamProcessor]:
+    """A model's directory or Hub id to the model and its processor."""
+    trust = os.environ.get("TRUST_REMOTE_CODE") == "1"
     # Weights may be stored in half precision; the processor's pixels are float32.
-    model, processor = SamModel.from_pretrained(name, dtype=torch.float32).eval(), SamProcessor.from_pretrained(name)
+    model = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust)
+    return model.eval(), AutoProcessor.from_pretrained(name, trust_remote_code=trust)
+
+
+def main(arguments: list[str]) -> None:
+    model, processor = load(arguments[0] if arguments else os.environ.get("MODEL", "facebook/sam-vit-base"))
     if torch.cuda.is_available():
         model = model.to("cuda")
     page(model, processor).launch()
