@@ -19,7 +19,7 @@ from transformers import SamModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.records import PACKAGED_MODEL, looks_local, resolve_model
+from visionsam_hf.data.records import PACKAGED_MODEL, PRETRAINED, looks_local, resolve_model
 
 # What `trainable` means for an adapter: the attention it sits in.
 ADAPTED = {
@@ -118,8 +118,9 @@ def save_adapter(model: PeftModel, directory: str | os.PathLike) -> None:
     """Write the adapter alone. The packaged model as a base is saved by its name, not by where it is installed."""
     config = model.peft_config[model.active_adapter]
     base = config.base_model_name_or_path
-    if base == resolve_model(PACKAGED_MODEL):
-        config.base_model_name_or_path = PACKAGED_MODEL
+    for name in (PACKAGED_MODEL, *PRETRAINED):
+        if base == resolve_model(name):
+            config.base_model_name_or_path = name
     # No embedding is adapted; peft would look on the Hub for the base model's to be sure.
     model.save_pretrained(directory, safe_serialization=True, save_embedding_layers=False)
     config.base_model_name_or_path = base
