@@ -5,11 +5,14 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 # What Python tells an audit hook before it changes something on disk.
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
@@ -86,6 +89,8 @@ def _in_child(body: Callable[[], int], log: Path, changes: Path, die_at: int | N
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # The lock of progress bars is shared with all forks, and would stay with one that was killed while it held it.
+        tqdm.set_lock(threading.RLock())
         logging.getLogger().handlers.clear()  # pytest's, which keep what the log should show
         count = _count_changes(die_at)
         code = body()
