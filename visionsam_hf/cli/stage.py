@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from visionsam_hf.data.errors import UserError, writing_error
+from visionsam_hf.data.files import replace_directory
 from visionsam_hf.data.records import (
     PRETRAINED,
     RECORD,
@@ -197,7 +198,7 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
             if into_existing:
                 _move_files(work, final)
             else:
-                _replace_directory(work, final)
+                replace_directory(work, final)
         join_launched(wait=True)
 
 
@@ -262,16 +263,6 @@ def _move_files(work: Path, final: Path) -> None:
     for file in sorted(work.iterdir(), key=lambda item: item.name == RECORD):
         os.replace(file, final / file.name)
     work.rmdir()
-
-
-def _replace_directory(work: Path, final: Path) -> None:
-    old = final.with_name(final.name + ".old")
-    if old.exists():
-        shutil.rmtree(old)
-    if final.exists():
-        os.rename(final, old)
-    os.rename(work, final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _versions() -> dict[str, str]:
