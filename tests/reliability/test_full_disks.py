@@ -91,6 +91,10 @@ def test_a_directory_that_may_not_be_written_is_one_line(stage, project, tmp_pat
     (tmp_path / "home").mkdir()
     (tmp_path / "home").chmod(0o777)
 
+    for command in cli.COMMANDS.values():
+        # Without rights, the interpreter itself may lie where nothing can be imported from.
+        cli._found(command.work)
+
     def forbidden():
         drop_rights()
         os.environ["HOME"] = os.environ["MPLCONFIGDIR"] = str(tmp_path / "home")
