@@ -7,12 +7,11 @@
 """
 
 import importlib.util
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.files import unfinished
 from visionsam_hf.data.records import MODELS_VARIABLE, PRETRAINED, models_directory
 from visionsam_hf.models.conversion import convert_checkpoint, sha256
 
@@ -91,20 +90,15 @@ def _file_of(package: _Package) -> Path | None:
 def _convert_whole(file: Path, directory: Path) -> None:
     """Convert beside the directory and move into place, so that a half-written model is never found."""
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        with unfinished(directory, is_directory=True) as work:
+            convert_checkpoint(file, work)
+            try:
+                work.rename(directory)
+            except OSError:
+                # Another process was faster, and its conversion is the same; or something else is in the way.
+                if not (directory / "model.safetensors").is_file():
+                    raise UserError(f"{directory}: is in the way; remove it") from None
     except OSError as error:
         raise UserError(
             f"{directory.parent}: cannot be written ({error.strerror or error}); set {MODELS_VARIABLE} to another directory"
         ) from None
-    try:
-        convert_checkpoint(file, beside)
-        beside.chmod(0o755)
-        try:
-            beside.rename(directory)
-        except OSError:
-            # Another process was faster, and its conversion is the same; or something else is in the way.
-            if not (directory / "model.safetensors").is_file():
-                raise UserError(f"{directory}: is in the way; remove it") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
