@@ -19,7 +19,8 @@ from studies.folds import RANKED
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import write_text
 from visionsam_hf.data.masks import decode_rle, mask_iou
-from visionsam_hf.embeddings.cache import EmbeddingCache, decode_image, image_hash
+from visionsam_hf.embeddings.cache import EmbeddingCache
+from visionsam_hf.embeddings.decoding import decode_image, image_hash
 from visionsam_hf.inference.baselines import BASELINES
 from visionsam_hf.inference.prediction import iterate_predictions
 

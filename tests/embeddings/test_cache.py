@@ -11,8 +11,9 @@ from visionsam_hf.data.augmentation import variant_key, variant_of
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.embeddings import cache as embeddings
 from visionsam_hf.embeddings import shards
-from visionsam_hf.embeddings.cache import EmbeddingCache, image_hash, open_cache
+from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
 from visionsam_hf.embeddings.cache_settings import CacheSettings
+from visionsam_hf.embeddings.decoding import image_hash
 from visionsam_hf.inference.prediction import iterate_predictions
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 of one processor in batches of different sizes

@@ -174,7 +174,7 @@ def encoded(mode, kind, **options):
 
 def test_damaged_images_and_masks(tmp_path):
     from datasets_builders.photographs import read_mask, read_photograph
-    from visionsam_hf.embeddings.cache import decode_image
+    from visionsam_hf.embeddings.decoding import decode_image
 
     good = [
         *(encoded(mode, "PNG") for mode in ("RGB", "L", "P", "1", "RGBA", "I;16")),

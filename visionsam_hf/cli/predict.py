@@ -15,7 +15,7 @@ from visionsam_hf.cli.options import PredictSettings
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import logits_to_original
 from visionsam_hf.data.masks import encode_mask
-from visionsam_hf.embeddings.cache import decode_image
+from visionsam_hf.embeddings.decoding import decode_image
 from visionsam_hf.inference.prediction import encode_image, generate_masks, predict_at
 from visionsam_hf.inference.prediction_files import (
     CATEGORY,

@@ -2,6 +2,9 @@
 
 SAM resizes an image's longest side to `side` pixels and pads right and bottom to a square. The encoder sees that square
 at `side = image_size`; the mask logits live in the same square at a quarter of the patch size, `side = mask_side`.
+
+The image may be a window of a photograph. Coordinates and masks stay in pixels of the photograph all the same: functions
+that take a `window` move them. What is cut out with `crop` is an image of its own.
 """
 
 from collections.abc import Sequence
@@ -11,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from visionsam_hf.data.windows import Window, crop
+
 
 def resized_size(original_size: Sequence[int], side: int) -> tuple[int, int]:
     """(height, width) of an image once its longest side is `side` pixels, rounded as SAM's processor rounds."""
@@ -19,16 +24,20 @@ def resized_size(original_size: Sequence[int], side: int) -> tuple[int, int]:
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
-def to_square(coordinates: np.ndarray, original_size: Sequence[int], side: int) -> np.ndarray:
+def to_square(
+    coordinates: np.ndarray, original_size: Sequence[int], side: int, window: Window | None = None
+) -> np.ndarray:
     """Points or boxes (..., 2) or (..., 4) from original pixels (x, y) to the padded square, float32.
 
     Both axes keep their own rounded scale, as in SAM's processor.
     """
+    pairs = np.asarray(coordinates, np.float64).reshape(-1, 2)
+    if window is not None:
+        pairs, original_size = pairs - (window.x, window.y), window.size
     height, width = original_size
     new_height, new_width = resized_size(original_size, side)
     scale = np.array([new_width / width, new_height / height], np.float64)
-    pairs = np.asarray(coordinates, np.float64).reshape(-1, 2) * scale
-    return pairs.reshape(np.shape(coordinates)).astype(np.float32)
+    return (pairs * scale).reshape(np.shape(coordinates)).astype(np.float32)
 
 
 def mask_to_target(mask: np.ndarray, side: int, *, resize: str = "area") -> tuple[np.ndarray, np.ndarray]:
@@ -67,12 +76,19 @@ def valid_region(original_size: Sequence[int], side: int) -> np.ndarray:
     return valid
 
 
-def logits_to_original(logits: torch.Tensor, original_size: Sequence[int], image_size: int) -> torch.Tensor:
-    """Mask logits (..., h, w) of the padded square at the original size, (..., H, W) float32.
+def logits_to_original(
+    logits: torch.Tensor, original_size: Sequence[int], image_size: int, window: Window | None = None
+) -> torch.Tensor:
+    """Mask logits (..., h, w) of the padded square at the original size, (..., H, W) float32; -inf outside the window.
 
     The same two bilinear steps as the processor's `post_process_masks` (to `image_size`, cut, to the original), so a
     threshold at 0 gives the mask that any other user of the checkpoint gets.
     """
+    if window is not None:
+        full = logits.new_full((*logits.shape[:-2], *original_size), -torch.inf, dtype=torch.float32)
+        x1, y1, x2, y2 = window.corners
+        full[..., y1:y2, x1:x2] = logits_to_original(logits, window.size, image_size)
+        return full
     lead = logits.shape[:-2]
     square = F.interpolate(
         logits.float().reshape(1, -1, *logits.shape[-2:]),
@@ -85,3 +101,14 @@ def logits_to_original(logits: torch.Tensor, original_size: Sequence[int], image
         square[..., : max(height, 1), : max(width, 1)], tuple(original_size), mode="bilinear", align_corners=False
     )
     return full.reshape(*lead, *original_size)
+
+
+def masks_to_original(
+    logits: torch.Tensor, original_size: Sequence[int], image_size: int, window: Window | None = None
+) -> np.ndarray:
+    """Where `logits_to_original` is above 0, (..., H, W) bool; one plane of floats at a time, the window's size."""
+    masks = np.zeros((logits[..., 0, 0].numel(), *original_size), bool)
+    inside = original_size if window is None else window.size
+    for mask, plane in zip(masks, logits.flatten(0, -3)):
+        crop(mask, window)[...] = (logits_to_original(plane, inside, image_size) > 0).cpu().numpy()
+    return masks.reshape(*logits.shape[:-2], *original_size)

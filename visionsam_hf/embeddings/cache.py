@@ -12,15 +12,14 @@ Every writer writes its own shards and renames them into place, so any number of
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import logging
 import os
-import pickle
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,9 @@ from transformers import SamModel, SamProcessor
 from visionsam_hf.data.augmentation import variant_key, variant_of
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import remove_leftovers
+from visionsam_hf.data.windows import Window, window_key
 from visionsam_hf.embeddings.cache_settings import CacheSettings
+from visionsam_hf.embeddings.decoding import DecodeOnce, decode_image, image_hash, prepared, undecoded
 from visionsam_hf.embeddings.shards import (
     DAMAGE,
     DTYPES,
@@ -63,31 +64,11 @@ _SHARD_BYTES, _SHARD_SECONDS = 64 * 2**20, 60.0
 _BATCH, _EXACT_BATCH = 8, 2
 
 
-def image_hash(image: dict) -> str:
-    """The key of an undecoded image, `{"bytes", "path"}`: a hash of its file's bytes."""
-    return hashlib.sha256(_image_bytes(image)).hexdigest()[:32]
-
-
-def decode_image(image: dict) -> PILImage.Image:
-    """An undecoded image as RGB. Raises `UserError` for bytes that are no image."""
-    try:
-        return PILImage.open(io.BytesIO(_image_bytes(image))).convert("RGB")
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise UserError(f"{image.get('path') or 'image'}: cannot be decoded ({error}); replace or remove it") from None
-
-
-def _image_bytes(image: dict) -> bytes:
-    if image["bytes"] is not None:
-        return image["bytes"]
-    return Path(image["path"]).read_bytes()
-
-
-def _undecoded(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
-    """The images of a data set as stored, through memory maps of their own: what is read counts as this process's until
-    the map is closed, and the data set's own stays open."""
-    images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    # A copy of our own object, never bytes from elsewhere.
-    return pickle.loads(pickle.dumps(images)) if images.cache_files else images  # noqa: S301
+def _preprocessing(processor: SamProcessor) -> dict[str, Any]:
+    """What happens to an image or window; not which windows a model was tuned with, which is in an entry's own key."""
+    described = json.loads(processor.image_processor.to_json_string())
+    described.pop("window", None)
+    return described
 
 
 class EmbeddingCache:
@@ -124,7 +105,7 @@ class EmbeddingCache:
         self.model, self.processor, self.batch_size = model, processor, batch_size
         encoder = {
             "encoder": encoder_fingerprint(model),
-            "preprocessing": json.loads(processor.image_processor.to_json_string()),
+            "preprocessing": _preprocessing(processor),
         }
         self.dtype, arithmetic = choose_set(Path(directory), encoder, dtype, fast)
         self.fast = arithmetic == FAST
@@ -190,7 +171,7 @@ class EmbeddingCache:
 
     def keys(self, dataset: datasets.Dataset, *, column: str = "image") -> list[str]:
         """Each row's `image_hash`; repeated images (a row a prompt) are hashed once a row, never decoded."""
-        return [image_hash(row[column]) for row in _undecoded(dataset, column)]
+        return [image_hash(row[column]) for row in undecoded(dataset, column)]
 
     def add(
         self,
@@ -198,26 +179,33 @@ class EmbeddingCache:
         *,
         batch_size: int | None = None,
         column: str = "image",
+        windows: Sequence[Sequence[Window | None]] | None = None,
         variants: int = 1,
         together: bool = False,
         progress: bool = True,
     ) -> list[str]:
-        """Check the shards these images need, and encode the images that are in none.
+        """Check the shards these images need, and encode the images, or windows of them, that are in none.
 
         Args:
             dataset: rows with an `Image` column.
             batch_size: images a forward of the encoder; None is the cache's own.
             column: the image column.
-            variants: looks of every image to hold (`visionsam_hf.data.augmentation`); 1 is the image as it is.
+            windows: each row's; None is every photograph as a whole.
+            variants: looks of every window to hold (`visionsam_hf.data.augmentation`); 1 is the image as it is.
             together: every process of `accelerate launch` makes this same call; each takes its share of the work, and
                 all return when the whole is done. Without it a process works alone.
             progress: show a bar.
 
         Returns:
-            Each row's key, for `cache[key]` or `cache[variant_key(key, number)]`.
+            Each row's key, for `cache[key]`, `cache[window_key(key, window)]` or `cache[variant_key(..., number)]` of either.
         """
         keys = self.keys(dataset, column=column)
-        wanted = {variant_key(key, number): (row, number) for row, key in enumerate(keys) for number in range(variants)}
+        wanted = {
+            variant_key(window_key(key, window), number): (row, window, number)
+            for row, key in enumerate(keys)
+            for window in (windows[row] if windows is not None else (None,))
+            for number in range(variants)
+        }
         share, shares = (PartialState().process_index, PartialState().num_processes) if together else (0, 1)
         self._check_shards(wanted, share, shares)
         missing = [key for key in wanted if key not in self]
@@ -229,12 +217,16 @@ class EmbeddingCache:
             agreed = [[key for key in wanted if key not in self]]
             broadcast_object_list(agreed)
             missing = agreed[0]
-        mine = [(key, *wanted[key]) for key in missing[share::shares]]
+        # Neighbours stay together: a photograph is decoded once for all its windows.
+        mine = [(key, *wanted[key]) for key in missing[len(missing) * share // shares : len(missing) * (share + 1) // shares]]
         if mine:
             is_silent = not progress or share > 0 or self._filling is not None
-            bar = tqdm(total=len(mine), desc="embed", unit="image", disable=is_silent)
+            unit = "image" if windows is None else "window"
+            bar = tqdm(total=len(mine), desc="embed", unit=unit, disable=is_silent)
+            if windows is not None and not is_silent:
+                bar.write(self._cost(len(missing), len({wanted[key][0] for key in missing})), file=sys.stderr)
             with bar, self.filling() as filling:
-                self._encode_missing(filling, _undecoded(dataset, column), column, keys, mine, batch_size, bar)
+                self._encode_missing(filling, undecoded(dataset, column), column, keys, mine, batch_size, bar)
         if shares > 1:
             if self._filling is not None:
                 self._filling.write()
@@ -258,7 +250,12 @@ class EmbeddingCache:
         finally:
             self._filling = None
 
-    def _check_shards(self, wanted: dict[str, tuple[int, int]], share: int, shares: int) -> None:
+    def _cost(self, windows: int, images: int) -> str:
+        prompts = self.model.config.prompt_encoder_config
+        size = prompts.hidden_size * prompts.image_embedding_size**2 * getattr(torch, self.dtype).itemsize
+        return f"{windows} windows of {images} images ({windows / images:.1f} an image), {windows * size / 1e6:.0f} MB"
+
+    def _check_shards(self, wanted: dict[str, tuple], share: int, shares: int) -> None:
         needed = sorted({self._places[key][0] for key in wanted if key in self._places} - self._checked)
         for path in needed[share::shares]:
             self._is_sound(path)
@@ -288,23 +285,26 @@ class EmbeddingCache:
         images: datasets.Dataset,
         column: str,
         hashes: Sequence[str],
-        missing: Sequence[tuple[str, int, int]],
+        missing: Sequence[tuple[str, int, Window | None, int]],
         batch_size: int | None,
         bar: tqdm,
     ) -> None:
-        """Encode (key, row, variant) triples."""
+        """Encode (key, row, window, variant) entries."""
         batch_size = batch_size or self.batch_size or (_BATCH if filling.encoder.is_fast else _EXACT_BATCH)
+        decode = DecodeOnce(lambda row: decode_image(images[row][column]), Counter(row for _, row, *_ in missing))
 
-        def pixels(entry: tuple[str, int, int]) -> torch.Tensor:
-            _, row, number = entry
-            image = decode_image(images[row][column])
+        def pixels(entry: tuple[str, int, Window | None, int]) -> torch.Tensor:
+            _, row, window, number = entry
+            image = decode(row)
+            if window is not None:
+                image = image.crop(window.corners)
             if number:
                 image = PILImage.fromarray(variant_of(hashes[row], number).look(np.asarray(image)))
             return self._pixels(image)
 
-        for start, batch in _prepared(pixels, missing, batch_size):
+        for start, batch in prepared(pixels, missing, batch_size):
             encoded = self._encode(filling.encoder, batch)
-            filling.add([key for key, _, _ in missing[start : start + len(batch)]], encoded)
+            filling.add([key for key, *_ in missing[start : start + len(batch)]], encoded)
             bar.update(len(batch))
 
     def _written(self, path: Path) -> None:
@@ -370,20 +370,6 @@ def open_cache(settings: CacheSettings, model: SamModel, processor: SamProcessor
         fast=settings.fast,
         batch_size=settings.embedding_batch_size,
     )
-
-
-def _prepared(
-    prepare: Callable[[Any], torch.Tensor], entries: Sequence, batch_size: int
-) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """Batches of prepared entries and where each starts; threads decode the next one while this one is encoded."""
-    workers = max(1, min(8, (os.cpu_count() or 1) - 1, len(entries)))
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: list = []
-        ahead = iter(range(0, len(entries), batch_size))
-        for start in range(0, len(entries), batch_size):
-            while len(waiting) < 2 and (place := next(ahead, None)) is not None:
-                waiting.append([pool.submit(prepare, entry) for entry in entries[place : place + batch_size]])
-            yield start, [future.result() for future in waiting.pop(0)]
 
 
 def _set_aside(path: Path, error: Exception) -> None:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from visionsam_hf.data.settings import setting
+from visionsam_hf.data.windows import WindowSettings
 
 
 @dataclass
-class CacheSettings:
-    """Which embeddings a stage reads and fills.
+class CacheSettings(WindowSettings):
+    """Which embeddings a stage reads and fills, of which windows of the photographs.
 
     Stages that share a directory share one set of embeddings: where dtype and arithmetic are left open, a stage takes
     what the directory holds for its encoder.

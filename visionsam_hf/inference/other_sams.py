@@ -21,7 +21,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import logits_to_original, to_square
 from visionsam_hf.data.records import looks_local, resolve_model
-from visionsam_hf.embeddings.cache import decode_image
+from visionsam_hf.embeddings.decoding import decode_image
 from visionsam_hf.inference.prediction import PromptResult, iterate_answers, prompt_points
 from visionsam_hf.models.loading import load_weights
 from visionsam_hf.models.lora import find_adapter, first_line

@@ -21,7 +21,8 @@ from transformers import SamModel, SamProcessor
 from visionsam_hf.data.geometry import logits_to_original, to_square, valid_region
 from visionsam_hf.data.masks import decode_rle, mask_box
 from visionsam_hf.data.prompts import interior_point, negative_point
-from visionsam_hf.embeddings.cache import EmbeddingCache, decode_image
+from visionsam_hf.embeddings.cache import EmbeddingCache
+from visionsam_hf.embeddings.decoding import decode_image
 from visionsam_hf.models.decoder import predict_tokens
 from visionsam_hf.models.loading import image_side, mask_side
 

@@ -26,7 +26,8 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import logits_to_original
 from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_iou, pairwise_iou
 from visionsam_hf.data.prompts import jitter_box
-from visionsam_hf.embeddings.cache import EmbeddingCache, decode_image, image_hash
+from visionsam_hf.embeddings.cache import EmbeddingCache
+from visionsam_hf.embeddings.decoding import decode_image, image_hash
 from visionsam_hf.inference.baselines import BASELINES
 from visionsam_hf.inference.prediction import iterate_embeddings, predict_at
 from visionsam_hf.models.loading import image_side

@@ -16,7 +16,8 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import mask_to_target, to_square, valid_region
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_box
 from visionsam_hf.data.prompts import draw_kind, interior_point, jitter_box, negative_point, random_point
-from visionsam_hf.embeddings.cache import EmbeddingCache, decode_image, image_hash
+from visionsam_hf.embeddings.cache import EmbeddingCache
+from visionsam_hf.embeddings.decoding import decode_image, image_hash
 
 
 class ImageSource:
