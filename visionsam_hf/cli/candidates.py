@@ -19,6 +19,7 @@ from visionsam_hf.data.dataset_directory import (
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import as_plain, fingerprint
 from visionsam_hf.data.schema import candidate_features, preference_features
+from visionsam_hf.data.windows import choose_rule
 from visionsam_hf.embeddings.cache import open_cache
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 from visionsam_hf.preferences.candidates import Diversity, generate_candidates
@@ -37,12 +38,13 @@ def run(settings: CandidatesSettings) -> None:
         model = to_best_device(load_model(settings.model_name_or_path))
         processor = load_processor(settings.model_name_or_path)
         cache = open_cache(settings, model, processor)
+        rule = choose_rule(settings, processor)
         categories = next(iter(rows.values())).features["category"].names
         found = {split: Diversity() for split in rows}
         splits = {
             split: tqdm(
                 generate_candidates(
-                    model, processor, dataset, sources=settings.candidate_source, cache=cache,
+                    model, processor, dataset, sources=settings.candidate_source, cache=cache, rule=rule,
                     max_prompts=settings.max_prompts, seed=settings.seed, diversity=found[split],
                 ),
                 desc=f"candidates {split}", unit="prompt", total=_prompts(dataset, settings.max_prompts),

@@ -13,6 +13,7 @@ from visionsam_hf.cli.options import EvaluateSettings
 from visionsam_hf.cli.stage import is_main_process, stage_run
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.windows import choose_rule
 from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
 from visionsam_hf.evaluation.evaluator import Predictor, model_predictor, score_dataset, summarise
 from visionsam_hf.evaluation.per_sample import FILE, CaseThresholds, join_parts, read_columns, write_groups
@@ -71,10 +72,13 @@ def _predictor(settings: EvaluateSettings, device: Any) -> tuple[Predictor, Embe
     if model_family(name) != "sam":
         if settings.embeddings:
             raise UserError(f"embeddings: a cache holds SAM's embeddings, and {name} is another model; remove the key")
+        if settings.window not in (None, "whole"):
+            raise UserError(f"window: {name} is no SAM, and is shown whole photographs only; remove the key")
         return model_predictor(load_promptable(name).to(device), **asked)[0], None
     model, processor = load_model(name).to(device), load_processor(name)
     cache = open_cache(settings, model, processor)
-    return model_predictor(model, processor=processor, cache=cache, **asked)[0], cache
+    rule = choose_rule(settings, processor)
+    return model_predictor(model, processor=processor, cache=cache, rule=rule, **asked)[0], cache
 
 
 def _counted(groups: Iterator[list[dict]], bar: Any) -> Iterator[list[dict]]:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import Count, CountOrAll, NotNegative, Share, setting
+from visionsam_hf.data.windows import WindowSettings
 from visionsam_hf.embeddings.cache_settings import CacheSettings
 from visionsam_hf.inference import BASELINE_PREFIX
 from visionsam_hf.training.hyperparameters import DPOSettings, SFTSettings
@@ -303,7 +304,7 @@ class ExportSettings:
 
 
 @dataclass
-class PredictSettings:
+class PredictSettings(WindowSettings):
     """Masks for photographs, from boxes, points, a list of prompts, a COCO file, or no prompt."""
 
     model: str = setting("", "model: a directory, a Hub id, or visionsam-tiny", required=True, input="model")

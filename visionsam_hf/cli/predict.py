@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 from datasets_builders.photographs import read_photograph
 from visionsam_hf.cli.options import PredictSettings
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.geometry import logits_to_original
 from visionsam_hf.data.masks import encode_mask
+from visionsam_hf.data.windows import choose_rule
 from visionsam_hf.embeddings.decoding import decode_image
-from visionsam_hf.inference.prediction import encode_image, generate_masks, predict_at
+from visionsam_hf.inference.prediction import Look, answer_prompts, generate_masks, look_at, prompt_windows
 from visionsam_hf.inference.prediction_files import (
     CATEGORY,
     Asked,
@@ -29,7 +29,7 @@ from visionsam_hf.inference.prediction_files import (
     replaced_directory,
     same_prompt,
 )
-from visionsam_hf.models.loading import image_side, load_model, load_processor, to_best_device
+from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 
 _CANDIDATES = ("candidate_1", "candidate_2", "candidate_3")
 _BATCH = 16  # prompts of one photograph a decoder call
@@ -39,41 +39,42 @@ class _Segmenter:
     """Answers the prompts of one photograph after another."""
     def __init__(self, model: Any, processor: Any, settings: PredictSettings) -> None:
         self.model, self.processor, self.settings = model, processor, settings
+        self.rule = choose_rule(settings, processor)
 
     def segment(self, prompts: Sequence[Prompt], image: Image) -> list[Predicted]:
         """The single mask of every prompt, or the generated ones of a prompt for everything."""
-        embedding, size = encode_image(self.model, self.processor, image), (image.height, image.width)
+        look, size = look_at(self.model, self.processor, image), (image.height, image.width)
         if prompts[0].kind == "everything":
             keys = ("points_per_side", "min_score", "min_stability")
             options = {key: getattr(self.settings, key) for key in keys}
-            masks = generate_masks(self.model, embedding, size, **options)
+            masks = generate_masks(self.model, look(None), size, **options)
             return [Predicted(prompts[0], generated.mask, generated.score) for generated in masks]
         answers: dict[int, Predicted] = {}
         for kind in ("box", "point"):
             places = [place for place, prompt in enumerate(prompts) if prompt.kind == kind]
             for start in range(0, len(places), _BATCH):
                 batch = places[start : start + _BATCH]
-                masks, scores = self.tokens(embedding, [prompts[place] for place in batch], size, tokens=1)
+                masks, scores = self.tokens(look, [prompts[place] for place in batch], size, tokens=1)
                 for place, mask, score in zip(batch, masks, scores):
                     answers[place] = Predicted(prompts[place], mask[0], float(score[0]))
         return [answers[place] for place in range(len(prompts))]
 
     def four(self, prompt: Prompt, image: Image) -> list[Predicted]:
         """The single mask and the three candidates of one prompt."""
-        embedding = encode_image(self.model, self.processor, image)
-        masks, scores = self.tokens(embedding, [prompt], (image.height, image.width), tokens=4)
+        look = look_at(self.model, self.processor, image)
+        masks, scores = self.tokens(look, [prompt], (image.height, image.width), tokens=4)
         return [Predicted(prompt, mask, float(score)) for mask, score in zip(masks[0], scores[0])]
 
     def tokens(
-        self, embedding: Any, prompts: Sequence[Prompt], size: tuple[int, int], *, tokens: int
+        self, look: Look, prompts: Sequence[Prompt], size: tuple[int, int], *, tokens: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """(N, tokens, H, W) masks and (N, tokens) scores of the first mask tokens, for N prompts of one kind."""
+        kind = prompts[0].kind
         boxes = np.array([prompt.box or [0, 0, 0, 0] for prompt in prompts], np.float32)
         points = np.zeros((len(prompts), 2, 2), np.float32)
         points[:, 0] = [prompt.point or (0, 0) for prompt in prompts]
-        logits, scores = predict_at(self.model, embedding, boxes, points, size, prompts[0].kind)
-        masks = logits_to_original(logits[:, :tokens], size, image_side(self.model)) > 0
-        return masks.cpu().numpy(), scores[:, :tokens].float().cpu().numpy()
+        windows = prompt_windows(self.rule, boxes, points, size, kind)
+        return answer_prompts(self.model, look, boxes, points, size, kind, windows, tokens=tokens)
 
 
 def run(settings: PredictSettings) -> None:

@@ -103,6 +103,7 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Path], SamTra
                 ),
                 trained=trained,
                 device=str(trainer.args.device),
+                window=str(trainer.rule),
                 evaluation={key: value for key, value in evaluation.items() if isinstance(value, (int, float))},
             )
             if hasattr(trainer, "dropped_pairs"):

@@ -221,9 +221,10 @@ class EmbeddingCache:
         mine = [(key, *wanted[key]) for key in missing[len(missing) * share // shares : len(missing) * (share + 1) // shares]]
         if mine:
             is_silent = not progress or share > 0 or self._filling is not None
-            unit = "image" if windows is None else "window"
+            has_windows = any(window is not None for _, _, window, _ in mine)
+            unit = "window" if has_windows else "image"
             bar = tqdm(total=len(mine), desc="embed", unit=unit, disable=is_silent)
-            if windows is not None and not is_silent:
+            if has_windows and not is_silent:
                 bar.write(self._cost(len(missing), len({wanted[key][0] for key in missing})), file=sys.stderr)
             with bar, self.filling() as filling:
                 self._encode_missing(filling, undecoded(dataset, column), column, keys, mine, batch_size, bar)

@@ -16,6 +16,7 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_rle
+from visionsam_hf.data.windows import WindowRule
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.evaluation import SELECTIONS
 from visionsam_hf.evaluation.metrics import (
@@ -70,6 +71,7 @@ def evaluate_model(
     prompt: str = "box",
     selection: str = "single",
     cache: EmbeddingCache | None = None,
+    rule: WindowRule | None = None,
     batch_size: int = 8,
     max_prompts: int | None = None,
     thresholds: CaseThresholds = CaseThresholds(),
@@ -85,6 +87,7 @@ def evaluate_model(
         selection: the headline's mask: token 0 (single), the best-scored of the three candidates (score) or the best by
             truth (oracle). All three are reported.
         cache: embeddings of the same `SamModel`, so that its encoder rests.
+        rule: which part of a photograph a `SamModel` is shown for a prompt; None is as it was tuned.
         batch_size: prompts of one image at once.
         max_prompts: stop after so many prompts.
         thresholds: of the four failure cases.
@@ -94,7 +97,9 @@ def evaluate_model(
         UserError: nothing to evaluate, or no such model.
     """
     check_selection(selection)
-    predict, name = model_predictor(model, processor=processor, prompt=prompt, cache=cache, batch_size=batch_size)
+    predict, name = model_predictor(
+        model, processor=processor, prompt=prompt, cache=cache, rule=rule, batch_size=batch_size
+    )
     with contextlib.nullcontext() if cache is None else cache.filling():
         groups = list(score_dataset(predict, dataset, max_prompts=max_prompts))
     table = pa.Table.from_pylist([row for group in groups for row in group], schema=SCHEMA)
@@ -109,6 +114,7 @@ def model_predictor(
     processor: SamProcessor | None = None,
     prompt: str = "box",
     cache: EmbeddingCache | None = None,
+    rule: WindowRule | None = None,
     batch_size: int = 8,
 ) -> tuple[Predictor, str]:
     """What answers the prompts of a piece of a data set, and the model's name; arguments as in `evaluate_model`."""
@@ -128,7 +134,7 @@ def model_predictor(
     processor = processor or load_processor(name)
 
     def predict(chunk: Dataset, max_prompts: int | None) -> Iterator[PromptResult]:
-        return iterate_predictions(sam, processor, chunk, cache=cache, max_prompts=max_prompts, **asked)
+        return iterate_predictions(sam, processor, chunk, cache=cache, rule=rule, max_prompts=max_prompts, **asked)
 
     return predict, name
 

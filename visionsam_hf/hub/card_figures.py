@@ -13,14 +13,13 @@ from PIL import Image
 from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.dataset_directory import load_split, split_names
-from visionsam_hf.data.geometry import logits_to_original
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_iou
 from visionsam_hf.data.overlays import PREDICTION
+from visionsam_hf.data.windows import WindowRule, tuned_rule
 from visionsam_hf.evaluation.report.galleries import RANKED, thumbnail
 from visionsam_hf.evaluation.report.plotting import INK, MUTED, SERIES
 from visionsam_hf.evaluation.result_files import curve, read_log
-from visionsam_hf.inference.prediction import encode_image, predict_at
-from visionsam_hf.models.loading import image_side
+from visionsam_hf.inference.prediction import answer_prompts, look_at
 
 _DPI = 110
 
@@ -70,11 +69,11 @@ def _example(row: dict[str, Any], kind: str) -> Example:
 
 def with_prediction(example: Example, title: str, model: SamModel, processor: SamProcessor) -> Example:
     """The example with a model's single mask for its box."""
-    height, width = example.image.height, example.image.width
-    embedding = encode_image(model, processor, example.image)
-    boxes, points = np.array([example.box], np.float32), np.zeros((1, 2, 2), np.float32)
-    logits, _ = predict_at(model, embedding, boxes, points, (height, width), "box")
-    mask = (logits_to_original(logits, (height, width), image_side(model))[0, 0] > 0).cpu().numpy()
+    boxes, size = np.array([example.box], np.float32), (example.image.height, example.image.width)
+    window = (tuned_rule(processor) or WindowRule()).of_box(example.box, size)
+    look = look_at(model, processor, example.image)
+    masks, _ = answer_prompts(model, look, boxes, np.zeros((1, 2, 2), np.float32), size, "box", [window], tokens=1)
+    mask = masks[0, 0]
     return Example(example.image, example.box, example.truth, {**example.masks, title: mask})
 
 

@@ -232,6 +232,7 @@ def _training(record: dict[str, Any]) -> str:
         "samples": results.get("samples"),
         "trained parameters": results.get("trained_parameters"),
         "seed": str(settings["seed"]) if "seed" in settings else None,
+        "shown for a prompt": results.get("window"),
         "device": results.get("device"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": ", ".join(versions),

@@ -13,6 +13,7 @@ Candidates come from one or several sources:
 Where the sources give more than three, the three most different acceptable masks are kept, the model's own first.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import logits_to_original
 from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_iou, pairwise_iou
 from visionsam_hf.data.prompts import jitter_box
+from visionsam_hf.data.windows import Window, WindowRule, object_windows, tuned_rule
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.embeddings.decoding import decode_image, image_hash
 from visionsam_hf.inference.baselines import BASELINES
@@ -102,6 +104,7 @@ def generate_candidates(
     *,
     sources: Sequence[str] = ("tokens",),
     cache: EmbeddingCache | None = None,
+    rule: WindowRule | None = None,
     max_prompts: int | None = None,
     seed: int = 0,
     diversity: Diversity | None = None,
@@ -113,7 +116,8 @@ def generate_candidates(
         model, processor: the SAM that proposes.
         dataset: rows of the segmentation schema; an object's box is the prompt, its mask the truth.
         sources: of `SOURCES`.
-        cache: embeddings to read and fill; None encodes every image.
+        cache: embeddings to read and fill; None encodes every window.
+        rule: which part of a photograph answers a prompt; None is as the model was tuned.
         max_prompts: stop after so many.
         seed: of jitter and dropout; drawn per (seed, row, object).
         diversity: is told of every prompt.
@@ -125,8 +129,9 @@ def generate_candidates(
     """
     _check_sources(sources)
     foreign = [(source, name) for source in sources for name in _FOREIGN.get(source, ())]
-    done = 0
-    for index, row, embedding in iterate_embeddings(model, processor, dataset, cache=cache):
+    rule, done = rule or tuned_rule(processor) or WindowRule(), 0
+    windows = functools.partial(object_windows, rule=rule)
+    for index, row, look in iterate_embeddings(model, processor, dataset, windows, cache=cache):
         # Without a caller who comes back for them they go with their image.
         drawings = _Drawings(row["image"], {} if drawn is None else drawn) if foreign else None
         for object_index, item in enumerate(row["objects"]):
@@ -135,7 +140,8 @@ def generate_candidates(
             truth = decode_rle(item["rle"])
             rng = np.random.default_rng([seed, index, object_index])
             box = np.array(item["box"], np.float32)
-            pool, single = propose(model, embedding, box, truth.shape, sources, rng)
+            window = rule.of_box(item["box"], truth.shape)
+            pool, single = propose(model, look(window), box, truth.shape, sources, rng, window)
             if drawings is not None:
                 pool += [Candidate(drawings(name, tuple(item["box"])), source, 0, single.score) for source, name in foreign]
             chosen = choose_three(pool, single.mask)
@@ -200,19 +206,21 @@ def propose(
     original_size: tuple[int, int],
     sources: Sequence[str],
     rng: np.random.Generator,
+    window: Window | None = None,
 ) -> tuple[list[Candidate], Candidate]:
     """Every candidate that the model's own sources give for one box, and token 0's single mask.
 
     Args:
-        embedding: (C, h, w) of the image. box: (4,) in original pixels. rng: of jitter and dropout.
+        embedding: (C, h, w) of the window, or of the whole image. box: (4,) in original pixels. rng: of jitter and dropout.
     """
 
     def full(logits: torch.Tensor) -> np.ndarray:
-        return logits_to_original(logits, original_size, image_side(model)).cpu().numpy()
+        return logits_to_original(logits, original_size, image_side(model), window).cpu().numpy()
 
     def answer(image: torch.Tensor, boxes: np.ndarray, tokens: int = 1) -> tuple[np.ndarray, np.ndarray]:
         boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-        logits, scores = predict_at(model, image, boxes, np.zeros((len(boxes), 2, 2), np.float32), original_size, "box")
+        points = np.zeros((len(boxes), 2, 2), np.float32)
+        logits, scores = predict_at(model, image, boxes, points, original_size, "box", window)
         # Most of the time goes into the original size: only for the tokens that are asked for.
         return full(logits[:, :tokens]), scores.float().cpu().numpy()
 
@@ -226,6 +234,8 @@ def propose(
         pool += [Candidate(logits[0] > cut, "thresholds", 0, float(scores[0])) for cut in cuts]
     if "box_jitter" in sources:
         boxes = np.stack([jitter_box(box, original_size, rng, fraction=_JITTER) for _ in range(_DRAWS)])
+        if window is not None:
+            boxes = boxes.clip(2 * window.corners[:2], 2 * window.corners[2:])
         moved, moved_scores = answer(embedding, boxes)
         pool += [Candidate(z[0] > 0, "box_jitter", 0, float(score[0])) for z, score in zip(moved, moved_scores)]
     if "dropout" in sources:

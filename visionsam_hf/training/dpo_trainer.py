@@ -48,7 +48,7 @@ def reference_key(model: torch.nn.Module, samples: PreferenceSamples, policy_tok
     for item in samples.index:
         row = samples.masks[item]
         tokens = [candidate["token"] for candidate in row["candidates"]]
-        digest.update(json.dumps([samples.source.content_key(item), row["box"], tokens]).encode())
+        digest.update(json.dumps([samples.content_key(item), row["box"], tokens]).encode())
     return digest.hexdigest()[:32]
 
 

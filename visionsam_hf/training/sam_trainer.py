@@ -15,6 +15,7 @@ from transformers import SamModel, SamProcessor, TrainerCallback, TrainingArgume
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.windows import choose_rule, remember_rule
 from visionsam_hf.embeddings.cache import open_cache
 from visionsam_hf.models.decoder import bind_predict_tokens
 from visionsam_hf.models.freezing import freeze, freeze_prompts_not_drawn
@@ -69,6 +70,8 @@ class SamTrainer(ResumableTrainer):
     ) -> None:
         seen = self._loss_sees(args, train_dataset)
         model, self.processor = prepare_tuned(model, processing_class, args, **seen)
+        self.rule = choose_rule(args, self.processor)
+        self.processor = remember_rule(self.processor, self.rule)
         cache = None
         if args.embeddings:
             # On the device that will train.
@@ -78,6 +81,7 @@ class SamTrainer(ResumableTrainer):
             image_side=image_side(model),
             mask_side=mask_side(model),
             cache=cache,
+            rule=self.rule,
             target_resize=args.target_resize,
         )
         train_samples = self._samples(train_dataset, args, training=True, **common)

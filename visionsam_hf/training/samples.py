@@ -16,32 +16,45 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import mask_to_target, to_square, valid_region
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_box
 from visionsam_hf.data.prompts import draw_kind, interior_point, jitter_box, negative_point, random_point
+from visionsam_hf.data.windows import Window, WindowRule, crop, object_windows, window_key
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.embeddings.decoding import decode_image, image_hash
 
 
 class ImageSource:
-    """The images of a data set: each row's cached embedding, its place among resident ones, or its pixels.
+    """The windows of a data set's images: their cached embeddings, their places among resident ones, or their pixels.
 
     Args:
         rows: with an image column.
         processor: the model's.
         cache: filled here, on all processes together; None gives pixels.
-        variants: looks of every image (`visionsam_hf.data.augmentation`).
+        windows: those of each row; None is every image as a whole.
+        variants: looks of every window (`visionsam_hf.data.augmentation`).
     """
 
     def __init__(
-        self, rows: datasets.Dataset, processor: SamProcessor, cache: EmbeddingCache | None, *, variants: int = 1
+        self,
+        rows: datasets.Dataset,
+        processor: SamProcessor,
+        cache: EmbeddingCache | None,
+        *,
+        windows: Sequence[Sequence[Window | None]] | None = None,
+        variants: int = 1,
     ) -> None:
-        self.processor, self.cache, self.variants = processor, cache, variants
-        self.keys = cache.add(rows, variants=variants, together=True) if cache is not None else None
+        self.processor, self.cache, self.windows, self.variants = processor, cache, windows, variants
+        self.keys = cache.add(rows, windows=windows, variants=variants, together=True) if cache is not None else None
         self.images = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
         self.places: dict[str, int] | None = None
 
     @property
     def entries(self) -> list[str]:
-        """The cache's keys of all images in all variants."""
-        return [variant_key(key, number) for key in self.keys or [] for number in range(self.variants)]
+        """The cache's keys of all windows of all images in all variants."""
+        return [
+            variant_key(window_key(key, window), number)
+            for row, key in enumerate(self.keys or [])
+            for window in (self.windows[row] if self.windows is not None else (None,))
+            for number in range(self.variants)
+        ]
 
     def content_key(self, index: int) -> str:
         """A hash of row `index`'s image; the cache has it already."""
@@ -51,12 +64,14 @@ class ImageSource:
         """Look `number` of row `index`."""
         return variant_of(self.content_key(index), number) if number else Variant()
 
-    def __call__(self, index: int, number: int = 0, variant: Variant = Variant()) -> dict[str, torch.Tensor]:
-        """Row `index` in look `number`, which is `variant` (without a cache any variant will do)."""
+    def __call__(
+        self, index: int, window: Window | None = None, number: int = 0, variant: Variant = Variant()
+    ) -> dict[str, torch.Tensor]:
+        """A window of row `index` in look `number`, which is `variant` (without a cache any variant will do)."""
         if self.keys is None or self.cache is None:
-            image = variant.look(np.asarray(decode_image(self.images[index]["image"])))
+            image = variant.look(crop(np.asarray(decode_image(self.images[index]["image"])), window))
             return {"pixel_values": self.processor(images=image, return_tensors="pt")["pixel_values"][0]}
-        key = variant_key(self.keys[index], number)
+        key = variant_key(window_key(self.keys[index], window), number)
         if self.places is not None:
             return {"image_places": torch.tensor(self.places[key])}
         return {"image_embeddings": self.cache[key]}
@@ -70,6 +85,8 @@ class PromptSamples(Dataset):
         processor: the model's.
         image_side, mask_side: sides of the encoder's square and of the logits' square.
         cache: embeddings instead of pixels.
+        rule: which part of an image is shown for its prompts; those that share it are drawn together. Points are shown
+            the whole image where the rule goes by the box.
         prompt_mix, box_jitter, prompts_per_image, target_resize, augment, variants, unprompted, seed: as in `SFTSettings`.
         training: False draws no randomness: boxes as they are, the deepest points, the first kind of the mix.
 
@@ -86,6 +103,7 @@ class PromptSamples(Dataset):
         image_side: int,
         mask_side: int,
         cache: EmbeddingCache | None = None,
+        rule: WindowRule = WindowRule(),
         prompt_mix: Mapping[str, float] = {"box": 1.0},
         box_jitter: float = 0.0,
         prompts_per_image: int = 1,
@@ -103,15 +121,23 @@ class PromptSamples(Dataset):
         self.augment, self.seed, self.training = augment, seed, training
         # Shared with the data loader's workers, which may live longer than an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        counts = [len(self._prompted(row)) for row in self.objects]
-        self.index = [
-            (row, start, min(start + prompts_per_image, count))
-            for row, count in enumerate(counts)
-            for start in range(0, count, prompts_per_image)
-        ]
+        self.index: list[tuple[int, list[int], Window | None]] = []
+        windows = []
+        for row, values in enumerate(self.objects):
+            of_objects = object_windows(self._prompted(values), rule)
+            windows.append(list(dict.fromkeys(of_objects)))
+            for window in windows[-1]:
+                places = [place for place, of_object in enumerate(of_objects) if of_object == window]
+                starts = range(0, len(places), prompts_per_image)
+                self.index += [(row, places[start : start + prompts_per_image], window) for start in starts]
+        # A point tells no size to zoom by.
+        self.points_see_all = rule.window == "zoom"
+        if self.points_see_all and set(prompt_mix) != {"box"}:
+            windows = [[*of_row, None] if of_row else [] for of_row in windows]
         if not self.index:
             raise UserError("data set: no row has an object to prompt; build it with defects, or choose another split")
-        self.source = ImageSource(rows, processor, cache, variants=variants)
+        whole = None if rule.window == "whole" else windows
+        self.source = ImageSource(rows, processor, cache, windows=whole, variants=variants)
         self.names = rows.select_columns(["image_id"])
 
     def __len__(self) -> int:
@@ -129,7 +155,7 @@ class PromptSamples(Dataset):
         return [entry for entry in row["objects"] if entry["defect"] not in self.unprompted]
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        row, start, stop = self.index[item]
+        row, places, window = self.index[item]
         objects = self.objects[row]
         rng = np.random.default_rng([self.seed, int(self._epoch) if self.training else 0, item])
         kind = (
@@ -137,13 +163,16 @@ class PromptSamples(Dataset):
             if self.training
             else max(self.prompt_mix, key=lambda one: self.prompt_mix[one])
         )
+        if kind != "box" and self.points_see_all:
+            window = None
         number = int(rng.integers(self.source.variants)) if self.training and self.source.variants > 1 else 0
         variant = self.source.variant(row, number)
         if self.training and self.augment:
             variant = Variant(int(rng.integers(4)), bool(rng.integers(2)))
+        prompted = self._prompted(objects)
+        # From here on the window, turned, is the image.
         masks = [
-            np.ascontiguousarray(variant.turn(decode_rle(entry["rle"])))
-            for entry in self._prompted(objects)[start:stop]
+            np.ascontiguousarray(variant.turn(crop(decode_rle(prompted[place]["rle"]), window))) for place in places
         ]
         size = masks[0].shape
         boxes = np.stack([np.array(mask_box(mask), np.float32) for mask in masks])
@@ -161,11 +190,11 @@ class PromptSamples(Dataset):
             seen = np.zeros(size, bool)
             for entry in objects["objects"]:
                 if entry["defect"] in self.unprompted:
-                    seen |= variant.turn(decode_rle(entry["rle"]))
+                    seen |= variant.turn(crop(decode_rle(entry["rle"]), window))
             seen_target = mask_to_target(seen, self.mask_side, resize=self.target_resize)[0]
             unprompted = {"unprompted": torch.from_numpy(seen_target)}
         return {
-            **self.source(row, number, variant),
+            **self.source(row, window, number, variant),
             **unprompted,
             "kind": kind,
             "boxes": torch.from_numpy(to_square(boxes, size, self.image_side)),
@@ -195,17 +224,23 @@ class PreferenceSamples(Dataset):
         image_side: int,
         mask_side: int,
         cache: EmbeddingCache | None = None,
+        rule: WindowRule = WindowRule(),
         target_resize: str = "area",
         rankings: bool = False,
     ) -> None:
         self.image_side, self.mask_side, self.target_resize = image_side, mask_side, target_resize
         self.rankings = rankings
         self.masks = rows.select_columns(["box", "chosen", "rejected", "truth", "candidates"])
-        self.index = [row for row in range(len(self.masks)) if self._differ(self.masks[row])]
+        self.windows: list[Window | None] = [
+            rule.of_box(row["box"], row["candidates"][0]["rle"]["size"])
+            for row in rows.select_columns(["box", "candidates"])
+        ]
+        self.index = [row for row in range(len(self.masks)) if self._differ(row)]
         self.dropped = len(self.masks) - len(self.index)
         if not self.index:
             raise UserError("preference data set: no pair has two different masks; rank candidates that differ")
-        self.source = ImageSource(rows, processor, cache)
+        windows = None if rule.window == "whole" else [[window] for window in self.windows]
+        self.source = ImageSource(rows, processor, cache, windows=windows)
         self.names = rows.select_columns(["image_id"])
 
     def __len__(self) -> int:
@@ -215,32 +250,37 @@ class PreferenceSamples(Dataset):
         """The image that a sample shows."""
         return self.names[self.index[item]]["image_id"]
 
-    def _differ(self, row: dict[str, Any]) -> bool:
-        chosen, rejected = (self._target(decode_mask(row[column])) for column in ("chosen", "rejected"))
+    def content_key(self, row: int) -> str:
+        """A hash of what row `row` shows: the image's, and its window."""
+        return window_key(self.source.content_key(row), self.windows[row])
+
+    def _differ(self, row: int) -> bool:
+        masks, window = self.masks[row], self.windows[row]
+        chosen, rejected = (self._target(decode_mask(masks[column]), window) for column in ("chosen", "rejected"))
         return bool((chosen != rejected).any())
 
-    def _target(self, mask: np.ndarray) -> np.ndarray:
-        return mask_to_target(mask, self.mask_side, resize=self.target_resize)[0]
+    def _target(self, mask: np.ndarray, window: Window | None) -> np.ndarray:
+        return mask_to_target(crop(mask, window), self.mask_side, resize=self.target_resize)[0]
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        row = self.masks[self.index[item]]
+        row, window = self.masks[self.index[item]], self.windows[self.index[item]]
         chosen, rejected = decode_mask(row["chosen"]), decode_mask(row["rejected"])
         truth = decode_mask(row["truth"]) if row["truth"] is not None else np.zeros_like(chosen)
         # Candidates are stored best first. Few objectives read all three masks, and decoding costs.
         ranked = {}
         if self.rankings:
-            masks = [self._target(decode_rle(candidate["rle"])) for candidate in row["candidates"]]
+            masks = [self._target(decode_rle(candidate["rle"]), window) for candidate in row["candidates"]]
             ranked = {"ranked": torch.from_numpy(np.stack(masks))}
         tokens = [int(candidate["token"]) for candidate in row["candidates"]]
-        box = to_square(np.array([row["box"]], np.float32), chosen.shape, self.image_side)
+        box = to_square(np.array([row["box"]], np.float32), chosen.shape, self.image_side, window)
         return {
-            **self.source(self.index[item]),
+            **self.source(self.index[item], window),
             "kind": "box",
             "boxes": torch.from_numpy(box),
             "points": torch.zeros(1, 2, 2),
-            "chosen": torch.from_numpy(self._target(chosen)),
-            "rejected": torch.from_numpy(self._target(rejected)),
-            "truth": torch.from_numpy(self._target(truth)),
+            "chosen": torch.from_numpy(self._target(chosen, window)),
+            "rejected": torch.from_numpy(self._target(rejected, window)),
+            "truth": torch.from_numpy(self._target(truth, window)),
             "has_truth": row["truth"] is not None,
             **ranked,
             "ranks": torch.tensor([candidate["mean_rank"] for candidate in row["candidates"]], dtype=torch.float32),
@@ -248,7 +288,7 @@ class PreferenceSamples(Dataset):
             # A ranking speaks about the confidence of masks that each come from a token of their own.
             "tokens_ranked": len(set(tokens)) == len(tokens) and 0 not in tokens,
             "token": tokens[0],
-            "valid": torch.from_numpy(valid_region(chosen.shape, self.mask_side)),
+            "valid": torch.from_numpy(valid_region(crop(chosen, window).shape, self.mask_side)),
             "item": item,
         }
 
