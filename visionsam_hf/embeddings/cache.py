@@ -218,16 +218,12 @@ class EmbeddingCache:
             broadcast_object_list(agreed)
             missing = agreed[0]
         # Neighbours stay together: a photograph is decoded once for all its windows.
-        mine = [(key, *wanted[key]) for key in missing[len(missing) * share // shares : len(missing) * (share + 1) // shares]]
+        mine = missing[len(missing) * share // shares : len(missing) * (share + 1) // shares]
         if mine:
             is_silent = not progress or share > 0 or self._filling is not None
-            has_windows = any(window is not None for _, _, window, _ in mine)
-            unit = "window" if has_windows else "image"
-            bar = tqdm(total=len(mine), desc="embed", unit=unit, disable=is_silent)
-            if has_windows and not is_silent:
-                bar.write(self._cost(len(missing), len({wanted[key][0] for key in missing})), file=sys.stderr)
-            with bar, self.filling() as filling:
-                self._encode_missing(filling, undecoded(dataset, column), column, keys, mine, batch_size, bar)
+            with self.filling() as filling:
+                entries = [(key, *wanted[key]) for key in mine]
+                self._encode_missing(filling, undecoded(dataset, column), column, keys, entries, batch_size, is_silent)
         if shares > 1:
             if self._filling is not None:
                 self._filling.write()
@@ -250,11 +246,6 @@ class EmbeddingCache:
             self._filling.write()
         finally:
             self._filling = None
-
-    def _cost(self, windows: int, images: int) -> str:
-        prompts = self.model.config.prompt_encoder_config
-        size = prompts.hidden_size * prompts.image_embedding_size**2 * getattr(torch, self.dtype).itemsize
-        return f"{windows} windows of {images} images ({windows / images:.1f} an image), {windows * size / 1e6:.0f} MB"
 
     def _check_shards(self, wanted: dict[str, tuple], share: int, shares: int) -> None:
         needed = sorted({self._places[key][0] for key in wanted if key in self._places} - self._checked)
@@ -288,7 +279,7 @@ class EmbeddingCache:
         hashes: Sequence[str],
         missing: Sequence[tuple[str, int, Window | None, int]],
         batch_size: int | None,
-        bar: tqdm,
+        is_silent: bool,
     ) -> None:
         """Encode (key, row, window, variant) entries."""
         batch_size = batch_size or self.batch_size or (_BATCH if filling.encoder.is_fast else _EXACT_BATCH)
@@ -303,10 +294,16 @@ class EmbeddingCache:
                 image = PILImage.fromarray(variant_of(hashes[row], number).look(np.asarray(image)))
             return self._pixels(image)
 
-        for start, batch in prepared(pixels, missing, batch_size):
-            encoded = self._encode(filling.encoder, batch)
-            filling.add([key for key, *_ in missing[start : start + len(batch)]], encoded)
-            bar.update(len(batch))
+        started = time.perf_counter()
+        unit = "image" if all(window is None for _, _, window, _ in missing) else "window"
+        with tqdm(total=len(missing), desc="embed", unit=unit, disable=is_silent) as bar:
+            for start, batch in prepared(pixels, missing, batch_size):
+                encoded = self._encode(filling.encoder, batch)
+                filling.add([key for key, *_ in missing[start : start + len(batch)]], encoded)
+                if start == 0 and unit == "window" and not is_silent:
+                    seconds = (time.perf_counter() - started) * len(missing) / len(batch)
+                    bar.write(_cost(missing, encoded[0].nbytes, seconds), file=sys.stderr)
+                bar.update(len(batch))
 
     def _written(self, path: Path) -> None:
         # Written from memory a moment ago: nothing to check before its first use here.
@@ -371,6 +368,13 @@ def open_cache(settings: CacheSettings, model: SamModel, processor: SamProcessor
         fast=settings.fast,
         batch_size=settings.embedding_batch_size,
     )
+
+
+def _cost(missing: Sequence[tuple[str, int, Window | None, int]], size: int, seconds: float) -> str:
+    """What is to be encoded, in words; `size` is an embedding's bytes, `seconds` for all."""
+    count, images = len(missing), len({row for _, row, *_ in missing})
+    each = f"{count / images:.1f} an image"
+    return f"{count} windows of {images} images ({each}): about {seconds:.0f} s and {count * size / 1e6:.0f} MB"
 
 
 def _set_aside(path: Path, error: Exception) -> None:
