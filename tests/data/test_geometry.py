@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from visionsam_hf.data.geometry import logits_to_original, mask_to_target, resized_size, to_square, valid_region
+from visionsam_hf.data.geometry import (
+    logits_to_original,
+    mask_to_target,
+    masks_to_original,
+    resized_size,
+    to_square,
+    valid_region,
+)
+from visionsam_hf.data.windows import Window, crop
 
 
 @settings(max_examples=50, deadline=None)
@@ -64,3 +72,40 @@ def test_an_image_one_pixel_wide_keeps_an_inside():
 def test_refuses_other_ways_to_resize():
     with pytest.raises(ValueError, match="area"):
         mask_to_target(np.ones((4, 4), bool), 4, resize="cubic")
+
+
+WINDOWS = st.builds(Window, st.integers(0, 90), st.integers(0, 60), st.integers(5, 110), st.integers(5, 90))
+
+
+@settings(max_examples=60, deadline=None)
+@given(WINDOWS, st.integers(0, 2**16))
+def test_a_window_is_an_image_of_its_own(window, seed):
+    """Prompts go where they would in the cut image; masks come back as its masks, pasted."""
+    rng, size = np.random.default_rng(seed), (150, 200)
+    boxes = rng.uniform(0, 1, (3, 4)) * ([window.width, window.height] * 2)
+    offset = np.array([window.x, window.y] * 2)
+    np.testing.assert_allclose(to_square(boxes + offset, size, 64, window), to_square(boxes, window.size, 64), atol=1e-4)
+    logits = torch.from_numpy(rng.standard_normal((2, 3, 16, 16)).astype(np.float32))
+    full = logits_to_original(logits, size, 64, window)
+    inside = full[..., window.y : window.y + window.height, window.x : window.x + window.width]
+    torch.testing.assert_close(inside, logits_to_original(logits, window.size, 64), rtol=0, atol=0)
+    assert full.isfinite().sum() == 6 * window.width * window.height and not (full == torch.inf).any()
+    assert (masks_to_original(logits, size, 64, window) == (full > 0).numpy()).all()
+    assert (masks_to_original(logits, size, 64) == (logits_to_original(logits, size, 64) > 0).numpy()).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(WINDOWS, st.integers(0, 2**16))
+def test_a_target_in_a_window_comes_back_as_the_mask(window, seed):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((150, 200), bool)
+    x, y = rng.integers(window.x, window.x + window.width), rng.integers(window.y, window.y + window.height)
+    mask[y : y + window.height // 2 + 1, x : x + window.width // 2 + 1] = True
+    target, valid = mask_to_target(crop(mask, window), 128)
+    assert valid.sum() >= 128 and not target[~valid].any()
+    back = masks_to_original(torch.from_numpy(target - 0.5)[None, None], mask.shape, 512, window)[0, 0]
+    shown = np.zeros_like(mask)
+    crop(shown, window)[...] = crop(mask, window)
+    # At four cells a pixel or fewer only pixels at its edge may differ.
+    assert (back ^ shown).sum() <= 2 * (window.width + window.height) * max(1, max(window.size) / 128)
+    assert not back[: window.y].any() and not back[:, : window.x].any()
