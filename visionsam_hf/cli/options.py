@@ -204,7 +204,7 @@ class EvaluateSettings(CacheSettings):
     model_name_or_path: str = setting(
         "",
         "directory or Hub id of a SAM, SAM-HQ, SAM 2, EdgeTAM; visionsam-tiny; "
-        "baseline:fill_box | fill_ellipse | otsu | grabcut",
+        "baseline:fill_box | fill_ellipse | otsu | grabcut | ridge",
         required=True,
     )
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)

@@ -41,6 +41,11 @@ def preference_row(
     if verdict.is_tie:
         return None, verdict
     candidates = []
+    ranked = []
+    for annotation in annotations:
+        told = dataclasses.asdict(annotation)
+        del told["unusable"]
+        ranked.append(told | {"ranking": [annotation.ranking[index] for index in verdict.order]})
     for index in verdict.order:
         candidate = row["candidates"][index]
         values = [None] * len(CRITERIA) if criteria is None else [float(value) for value in criteria[index]]
@@ -60,10 +65,7 @@ def preference_row(
         "margin": verdict.margin,
         "votes": verdict.votes,
         "candidates": candidates,
-        "annotations": [
-            dataclasses.asdict(annotation) | {"ranking": [annotation.ranking[index] for index in verdict.order]}
-            for annotation in annotations
-        ],
+        "annotations": ranked,
     }
     return preference, verdict
 
@@ -101,8 +103,7 @@ class Exporter:
                 row, [_annotation(item) for item in ranked], criteria=criteria, deciding=self._kind
             )
             ious = None if truth is None else [mask_iou(mask, truth) for mask in masks]
-            scores = [candidate["score"] for candidate in row["candidates"]]
-            self._tally.add([item.ranks for item in deciding], verdict, scores, ious)
+            self._tally.add([_annotation(item) for item in deciding], verdict, row["candidates"], ious)
             if preference is None:
                 continue
             for item in ranked:
@@ -125,7 +126,9 @@ class Exporter:
 
 
 def _annotation(item: Answer) -> Annotation:
-    return Annotation(item.annotator, item.kind, item.ranks, item.detail.get("criterion"), item.detail.get("seconds"))
+    criterion, seconds = item.detail.get("criterion"), item.detail.get("seconds")
+    is_unusable = bool(item.detail.get("unusable"))
+    return Annotation(item.annotator, item.kind, item.ranks, criterion, seconds, unusable=is_unusable)
 
 
 def candidate_masks(row: Mapping[str, Any]) -> list[np.ndarray]:
