@@ -67,7 +67,8 @@ class TrainingInputs:
         "", "data set, of masks for sft, of preferences for dpo: a directory or a Hub id", required=True, input=True
     )
     train_split: str = setting("train", "split to learn from")
-    eval_split: str | None = setting(None, "split to measure the loss on at the end, and every eval_steps if set")
+    eval_split: str | None = setting(None, "split to measure on before and after, and every eval_steps if set")
+    load_best: bool = setting(True, "with an eval_split: keep the model as it was where training made its IoU there lower")
     output_dir: str | None = setting(None, "directory of the tuned model")
 
 

@@ -14,7 +14,8 @@ With `grabcut` or `otsu` a ridge filter's mask comes too where the box holds a t
 three, the three most different acceptable masks are kept, the model's own first.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +88,17 @@ class Diversity:
         self.single_iou += mask_iou(single, truth)
         for candidate in candidates:
             self.sources[candidate.source] = self.sources.get(candidate.source, 0) + 1
+
+    @classmethod
+    def pooled(cls, parts: Iterable["Diversity"]) -> "Diversity":
+        """That of all their prompts together."""
+        total = cls()
+        for part in parts:
+            for name, value in vars(part).items():
+                if name != "sources":
+                    setattr(total, name, getattr(total, name) + value)
+            total.sources = dict(Counter(total.sources) + Counter(part.sources))
+        return total
 
     def summary(self) -> dict[str, Any]:
         """Means over the prompts, as reported in `stage.json`."""

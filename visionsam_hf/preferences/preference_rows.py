@@ -70,6 +70,38 @@ def preference_row(
     return preference, verdict
 
 
+@dataclasses.dataclass(frozen=True)
+class PairQuality:
+    """What pairs teach, where the truth is known: mean IoU with it, and the share whose chosen mask has the lower one."""
+
+    pairs: int
+    chosen_iou: float
+    rejected_iou: float
+    share_worse_chosen: float
+
+    @property
+    def teach_wrong(self) -> bool:
+        """Whether they teach as much of the wrong as of the right."""
+        return self.share_worse_chosen > 0.25 or self.chosen_iou <= self.rejected_iou
+
+    def __str__(self) -> str:
+        wrong = f"{self.share_worse_chosen:.0%} the wrong way round"
+        return f"{self.pairs} pairs, IoU {self.chosen_iou:.3f} chosen and {self.rejected_iou:.3f} rejected, {wrong}"
+
+
+def pair_quality(rows: Iterable[Mapping[str, Any]]) -> PairQuality | None:
+    """Compare the pairs of preference rows with their truth; None where none is known."""
+    found = []
+    for row in rows:
+        if row["truth"] is not None:
+            truth = decode_mask(row["truth"])
+            found.append([mask_iou(decode_mask(row[name]), truth) for name in ("chosen", "rejected")])
+    if not found:
+        return None
+    chosen, rejected = np.array(found).T
+    return PairQuality(len(found), chosen.mean(), rejected.mean(), float((chosen < rejected).mean()))
+
+
 class Exporter:
     """Rows of a preference data set from a store's answers, counting what is left out."""
 
