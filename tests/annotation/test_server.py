@@ -43,7 +43,7 @@ def test_a_task_from_claim_to_answer(page):
     feedback = json.loads(body)
     assert status == 200 and feedback["yours"] == [1, 2, 3] and sorted(feedback["truth"]) == [1, 2, 3]
     best = feedback["truth"].index(1)
-    assert feedback["numbers"][best]["mean"] == max(numbers["mean"] for numbers in feedback["numbers"])
+    assert feedback["numbers"][best]["worth"] == max(numbers["worth"] for numbers in feedback["numbers"])
     tasks = reply["tasks"]
     assert [task["calibration"] for task in tasks] == [False] * 3
     assert page.get(f"/api/task/{tasks[0]['id']}/truth.png")[0] == 404

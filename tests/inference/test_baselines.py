@@ -6,6 +6,7 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.evaluation.metrics import mask_counts, metric_values
 from visionsam_hf.inference.baselines import (
     BASELINES,
+    _ridge_strengths,
     fill_box,
     fill_ellipse,
     find_baseline,
@@ -78,3 +79,17 @@ def test_wrong_names_are_the_users_error():
         find_baseline("baseline:sobel", "box")
     with pytest.raises(UserError, match="needs a box"):
         find_baseline("baseline:otsu", "point")
+
+
+def test_ridge_is_satos_filter():
+    from skimage.filters import sato  # an independent implementation
+
+    rng = np.random.default_rng(0)
+    grey = rng.normal(120, 20, (60, 80)).astype(np.float32)
+    dark, bright = _ridge_strengths(grey)
+    inner = (slice(16, -16), slice(16, -16))  # the two treat the border differently
+    for ours, black in ((dark, True), (bright, False)):
+        theirs = sato(grey, sigmas=(1, 2, 3), black_ridges=black)
+        # It takes second derivatives as two first ones, which on the finest grain is not quite the same.
+        assert np.corrcoef(ours[inner].ravel(), theirs[inner].ravel())[0, 1] > 0.98
+        assert ours[inner].max() == pytest.approx(theirs[inner].max(), rel=0.2)

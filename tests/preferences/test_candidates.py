@@ -1,10 +1,14 @@
+import io
+
 import numpy as np
 import pytest
 from closeness import assert_same_masks
-from conftest import disc
+from conftest import disc, photograph
+from PIL import Image
+from thin_cracks import crack
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import decode_rle
+from visionsam_hf.data.masks import decode_rle, mask_box, mask_iou
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.inference.baselines import fill_box, fill_ellipse, grabcut
 from visionsam_hf.inference.prediction import iterate_predictions
@@ -16,6 +20,8 @@ from visionsam_hf.preferences.candidates import (
     choose_three,
     generate_candidates,
 )
+
+BOX = np.array([10, 10, 31, 31])  # of `disc(40, 40, 20, 20, 10)`
 
 
 def candidate(mask, source="thresholds", token=0):
@@ -70,7 +76,7 @@ def test_what_no_model_drew_is_drawn_once(model, processor, segmentation, monkey
     drawn = {}
     kept = dict(sources=("tokens", "grabcut", "shapes"), drawn=drawn)
     first = list(generate_candidates(model, processor, segmentation, **kept))
-    assert len(drawn) == 3 * len(first)
+    assert len(drawn) == 4 * len(first)  # GrabCut, two shapes, and whether the box holds a line
     monkeypatch.setattr(candidates, "BASELINES", {})
     assert list(generate_candidates(model, processor, segmentation, **kept)) == first
 
@@ -88,7 +94,8 @@ def test_what_no_model_drew_has_the_score_of_token_0(model, processor, segmentat
         assert entry["score"] == pytest.approx(float(score), rel=1e-5)
 
 
-def test_shapes_offer_the_box_and_its_ellipse(model, processor, segmentation):
+def test_shapes_offer_the_box_and_its_ellipse(model, processor, segmentation, monkeypatch):
+    monkeypatch.setattr(candidates, "_ACCEPTABLE_SHAPE_IOU", 0.0)  # the model is not trained
     rows = list(
         generate_candidates(model, processor, segmentation, sources=["thresholds", "shapes"], max_prompts=4)
     )
@@ -122,7 +129,7 @@ def test_keeps_the_models_own_and_the_most_different_near_misses():
         candidate(np.zeros((40, 40), bool)),  # as different as can be, and garbage
         candidate(disc(40, 40, 3, 3, 3)),
     ]
-    kept = choose_three(pool, single)
+    kept = choose_three(pool, single, BOX)
     places = [next(place for place, entry in enumerate(pool) if entry is one) for one in kept]
     assert places[0] == 0 and sorted(places[1:]) == [2, 3]
 
@@ -130,8 +137,49 @@ def test_keeps_the_models_own_and_the_most_different_near_misses():
 def test_garbage_only_when_nothing_else_differs():
     single = disc(40, 40, 20, 20, 10)
     pool = [candidate(single)] * 3 + [candidate(np.zeros((40, 40), bool))]
-    kept = choose_three(pool, single)
+    kept = choose_three(pool, single, BOX)
     assert any(not entry.mask.any() for entry in kept) and kept[0].mask.any()
+
+
+def test_a_shape_is_offered_only_where_it_is_like_the_models_own():
+    single, near = disc(40, 40, 20, 20, 10), disc(40, 40, 20, 20, 9)
+    square = np.zeros((40, 40), bool)
+    square[10:31, 10:31] = True
+    pool = [candidate(single), candidate(near), candidate(disc(40, 40, 20, 20, 8)), candidate(square, "shapes")]
+    assert "shapes" in {one.source for one in choose_three(pool, single, BOX)}
+    line = disc(40, 40, 20, 20, 10) & (np.abs(np.arange(40) - 20) < 2)[:, None]
+    thick = line | np.roll(line, 1, 0)
+    pool = [candidate(line), candidate(thick), candidate(line & (np.arange(40) < 25)), candidate(square, "shapes")]
+    assert "shapes" not in {one.source for one in choose_three(pool, line, BOX)}
+
+
+@pytest.mark.parametrize(("own", "is_taken"), [((5, 5, 4), True), ((20, 20, 10), False)])
+def test_what_the_pixels_show_is_taken_where_it_fits_the_box_better(own, is_taken):
+    single = disc(40, 40, *own)
+    others = [candidate(np.roll(single, 1, axis)) for axis in (0, 1)]
+    slim = np.zeros((40, 40), bool)
+    slim[10:31, 10:12] = slim[10, 10:31] = True  # as wide and high as the box, and unlike any disc
+    kept = choose_three([candidate(single), *others, candidate(slim, "otsu")], single, BOX)
+    assert ("otsu" in {one.source for one in kept}) == is_taken
+
+
+def test_a_thin_line_brings_the_ridge_filters_mask():
+    pixels, truth = crack(np.random.default_rng([0, 3]), 512)
+    box = mask_box(truth)
+    drawings = candidates._Drawings({"bytes": png(pixels), "path": None}, {})
+    mask = drawings("ridge", tuple(box))
+    assert mask_iou(mask, truth) > 0.4 > 2 * mask_iou(drawings("otsu", tuple(box)), truth)
+    blob = disc(256, 256, 100, 120, 30)
+    seen = candidates._Drawings({"bytes": png(np.asarray(photograph(blob, 0))), "path": None}, {})
+    assert seen("ridge", tuple(mask_box(blob))) is None
+    ground = candidates._Drawings({"bytes": png(pixels), "path": None}, {})
+    assert ground("ridge", (0, 0, 60, 60)) is None or truth[:60, :60].any()
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_diversity_by_hand():

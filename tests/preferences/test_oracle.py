@@ -2,19 +2,24 @@
 
 import numpy as np
 import pytest
+from candidate_sets import candidate_row
 
-from visionsam_hf.preferences.oracle import annotate
+from visionsam_hf.data.masks import decode_mask, encode_rle, mask_iou
+from visionsam_hf.preferences.oracle import annotate, oracle_row
+from visionsam_hf.preferences.ranking_statistics import Tally
 from visionsam_hf.preferences.rankings import reverse
 from visionsam_hf.preferences.rubric import criteria_table
 
 CRITERIA = np.array([[0.9, 0.8, 0.9, 1.0], [0.5, 0.5, 0.4, 0.9], [0.1, 0.2, 0.3, 0.4]])
 
+IOUS = [0.8, 0.4, 0.2]
+
 
 def ask(task="train/0", **options):
-    return annotate(CRITERIA, [0, 1, 2], **{"annotator": 0, "task": task, "seed": 1} | options)
+    return annotate(CRITERIA, IOUS, [0, 1, 2], **{"annotator": 0, "task": task, "seed": 1} | options)
 
 
-def test_without_noise_it_ranks_by_the_composite():
+def test_without_noise_it_ranks_by_worth():
     answer = ask()
     assert answer.ranking == [1, 2, 3]
     assert (answer.annotator, answer.kind, answer.deciding_criterion) == ("oracle-1", "oracle", "coverage")
@@ -38,7 +43,7 @@ def test_noise_is_seeded_and_differs_between_annotators_and_tasks():
 
 def test_near_identical_masks_are_never_told_apart():
     for number in range(50):
-        ranking = annotate(CRITERIA, [0, 0, 2], annotator=0, task=str(number), seed=0, noise=1.0).ranking
+        ranking = annotate(CRITERIA, IOUS, [0, 0, 2], annotator=0, task=str(number), seed=0, noise=1.0).ranking
         assert ranking[0] == ranking[1]
 
 
@@ -47,3 +52,40 @@ def test_criteria_of_masks():
     truth[4:8, 4:8] = True
     table = criteria_table([truth, np.zeros_like(truth)], truth)
     assert table.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0]]
+
+
+def judged(row, truth, tally, **options):
+    return oracle_row(
+        row, truth, task="t", **{"annotators": 3, "noise": 0.0, "flip_rate": 0.0, "seed": 0, "tally": tally} | options
+    )
+
+
+def test_three_useless_masks_give_no_pair():
+    row = candidate_row(0)
+    truth = decode_mask(row["truth"])
+    for candidate in row["candidates"]:
+        candidate["rle"] = encode_rle(np.roll(~truth, len(candidate["source"]), 0) & (np.arange(64) % 7 == candidate["token"]))
+    tally = Tally()
+    assert judged(row, truth, tally) is None
+    assert (tally.summary()["none_usable"], tally.summary()["dropped_ties"]) == (1, 1)
+
+
+def test_masks_that_are_equally_good_are_not_called_useless():
+    row = candidate_row(0, identical=True)
+    tally = Tally()
+    assert judged(row, decode_mask(row["truth"]), tally) is None
+    assert tally.summary()["none_usable"] == 0
+
+
+def test_the_tally_says_what_was_chosen_and_how_good_it_is():
+    tally = Tally()
+    for number in range(4):
+        row = candidate_row(number)
+        for candidate in row["candidates"]:
+            candidate["source"] = "near" if candidate["token"] == 1 else "far"
+        truth = decode_mask(row["truth"])
+        preference = judged(row, truth, tally)
+        assert mask_iou(decode_mask(preference["chosen"]), truth) > mask_iou(decode_mask(preference["rejected"]), truth)
+    found = tally.summary()
+    assert found["chosen_sources"] == {"near": 4}
+    assert found["chosen_iou"] > 0.9 > found["rejected_iou"] and found["share_worse_chosen"] == 0

@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from visionsam_hf.data.masks import mask_iou
 from visionsam_hf.preferences import rubric
-from visionsam_hf.preferences.rubric import rate_mask
+from visionsam_hf.preferences.rankings import rank_scores
+from visionsam_hf.preferences.rubric import CONTRADICTION, TIE, criteria_table, rate_mask, worths
 
 
 def square(size, top, left, bottom, right):
@@ -21,7 +24,6 @@ def test_the_truth_itself_is_perfect():
     truth = square(64, 10, 10, 30, 40)
     rating = rate_mask(truth, truth)
     assert rating.values() == (1.0, 1.0, 1.0, 1.0)
-    assert rating.composite == 1.0
     assert (rating.over, rating.under, rating.log2_area_ratio) == (0.0, 0.0, 0.0)
 
 
@@ -122,3 +124,46 @@ def test_cropping_changes_nothing(prediction, truth):
 def test_turning_the_picture_changes_nothing(prediction, truth):
     turned = rate_mask(np.rot90(prediction), np.rot90(truth)).values()
     assert rate_mask(prediction, truth).values() == pytest.approx(turned)
+
+
+SHAPES = ("blob", "hairline", "ring", "box", "speckle", "empty")
+
+
+def drawn(kind: str, seed: int, side: int = 48) -> np.ndarray:
+    """A mask of a kind, (side, side) bool."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:side, :side]
+    y, x, radius = rng.uniform(0.3, 0.7) * side, rng.uniform(0.3, 0.7) * side, rng.uniform(0.08, 0.3) * side
+    distance = np.hypot(rows - y, columns - x)
+    return {
+        "blob": distance <= radius,
+        "hairline": np.abs((rows - y) - rng.uniform(-1, 1) * (columns - x)) <= rng.uniform(0.5, 1.2),
+        "ring": (distance <= radius) & (distance > radius * rng.uniform(0.3, 0.8)),
+        "box": (np.abs(rows - y) <= radius) & (np.abs(columns - x) <= radius * rng.uniform(0.3, 1)),
+        "speckle": rng.random((side, side)) < rng.uniform(0.005, 0.2),
+        "empty": np.zeros((side, side), bool),
+    }[kind]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(("blob", "hairline", "ring")), st.lists(st.sampled_from(SHAPES), min_size=3, max_size=3), st.integers(0, 999)
+)
+def test_a_ranking_never_contradicts_the_iou_by_more_than_is_said(kind, kinds, seed):
+    """The truth's own neighbours among the masks: shifted by a pixel, with a hole, and with what lies round it."""
+    truth = drawn(kind, seed)
+    masks = [drawn(name, seed + place) for place, name in enumerate(kinds)]
+    masks += [np.roll(truth, 1, 0), truth & (np.arange(48) % 5 > 0), truth | drawn("box", seed)]
+    ious = [mask_iou(mask, truth) for mask in masks]
+    ranking = rank_scores(worths(criteria_table(masks, truth), ious), TIE)
+    for one, first in enumerate(ranking):
+        for other, second in enumerate(ranking):
+            assert first >= second or ious[one] >= ious[other] - CONTRADICTION - 1e-9
+
+
+def test_a_filled_box_is_worth_no_more_than_its_iou():
+    truth = drawn("hairline", 3)
+    box, near = np.ones_like(truth), np.roll(truth, 1, 0)
+    assert mask_iou(near, truth) > mask_iou(box, truth)
+    worth = worths(criteria_table([box, near], truth), [mask_iou(box, truth), mask_iou(near, truth)])
+    assert worth[0] < worth[1] - TIE

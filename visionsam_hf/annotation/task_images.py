@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from visionsam_hf.data.masks import mask_box
+from visionsam_hf.data.masks import mask_box, mask_iou
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
-from visionsam_hf.preferences.rubric import criteria_table
+from visionsam_hf.preferences.rubric import CRITERIA, criteria_table, worths
 
 # Larger photographs are shown as a window round the prompt: a browser draws three of them at once.
 WHOLE = 1600
@@ -106,13 +106,13 @@ def truth_png(image: TaskImage) -> bytes:
 
 
 def feedback_numbers(image: TaskImage, order: list[int]) -> list[dict[str, float]]:
-    """The four criteria and their mean of each pane's mask; for calibration, where the truth is known."""
-    table = criteria_table([image.masks[place] for place in order], image.truth)
-    names = ("coverage", "boundary", "over_under", "noise")
+    """The four criteria and the worth of the whole of each pane's mask; for calibration, where the truth is known."""
+    masks = [image.masks[place] for place in order]
+    table = criteria_table(masks, image.truth)
+    whole = worths(table, [mask_iou(mask, image.truth) for mask in masks])
     return [
-        {name: round(float(value), 3) for name, value in zip(names, row, strict=True)}
-        | {"mean": round(float(row.mean()), 3)}
-        for row in table
+        {name: round(float(value), 3) for name, value in zip(CRITERIA, row, strict=True)} | {"worth": round(float(of), 3)}
+        for row, of in zip(table, whole, strict=True)
     ]
 
 

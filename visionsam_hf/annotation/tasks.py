@@ -14,12 +14,13 @@ from visionsam_hf.annotation.answers import PANES, Submission
 from visionsam_hf.annotation.database import VERSION, candidate, project, reading, task, writing
 from visionsam_hf.annotation.store import Assignment, Store
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.masks import mask_iou
 from visionsam_hf.data.records import same_fingerprint
 from visionsam_hf.preferences.oracle import annotate
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
 from visionsam_hf.preferences.ranking_statistics import Task
 from visionsam_hf.preferences.rankings import identical_groups, rank_scores
-from visionsam_hf.preferences.rubric import TIE, criteria_table
+from visionsam_hf.preferences.rubric import TIE, criteria_table, worths
 
 CALIBRATION_TASKS = 20
 # Simulated annotators claim this many tasks at a time.
@@ -110,7 +111,11 @@ def _task(
 
 def _truth_ranking(row: Mapping[str, Any]) -> list[int] | None:
     truth = truth_of(row)
-    return None if truth is None else rank_scores(criteria_table(candidate_masks(row), truth).mean(1).tolist(), TIE)
+    if truth is None:
+        return None
+    masks = candidate_masks(row)
+    ious = [mask_iou(mask, truth) for mask in masks]
+    return rank_scores(worths(criteria_table(masks, truth), ious).tolist(), TIE)
 
 
 def truth_rankings(datasets: Mapping[str, Any], tasks: Sequence[Any]) -> dict[int, list[int]]:
@@ -169,17 +174,18 @@ def rank_in_store(
                     kind="submit",
                     ranking=[judged.ranking[place] for place in one.order],
                     criterion=judged.deciding_criterion,  # type: ignore[arg-type]  # pydantic checks it
+                    unusable=judged.unusable,
                 )
                 store.submit(user, submission)
             answered += len(held)
     return answered
 
 
-def _seen(held: Assignment, datasets: Mapping[str, Any]) -> tuple[np.ndarray, list[int]]:
-    """What an oracle goes by: the criteria of each candidate and the groups of nearly identical ones."""
+def _seen(held: Assignment, datasets: Mapping[str, Any]) -> tuple[np.ndarray, list[float], list[int]]:
+    """What an oracle goes by: the criteria and IoU of each candidate and the groups of nearly identical ones."""
     row = datasets[held.split][held.row]
     truth = truth_of(row)
     if truth is None:
         raise UserError(f"row {held.row} of split '{held.split}' has no truth for the oracle to judge by")
     masks = candidate_masks(row)
-    return criteria_table(masks, truth), identical_groups(np.stack(masks))
+    return criteria_table(masks, truth), [mask_iou(mask, truth) for mask in masks], identical_groups(np.stack(masks))

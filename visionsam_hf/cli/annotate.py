@@ -26,7 +26,7 @@ from visionsam_hf.annotation.server import make_app
 from visionsam_hf.annotation.store import Store
 from visionsam_hf.annotation.task_images import TaskImages
 from visionsam_hf.annotation.tasks import import_tasks, load_project, load_tasks, truth_rankings
-from visionsam_hf.cli.candidates import load_candidates
+from visionsam_hf.cli.candidates import load_candidates, told_pairs
 from visionsam_hf.cli.options import (
     BackupSettings,
     ExportAnnotationsSettings,
@@ -112,6 +112,7 @@ def run_export(settings: ExportAnnotationsSettings) -> None:
         write_text(run.directory / "agreement.html", page)
         exporter.write_regions(run.directory / "regions.jsonl")
         run.results.update(exporter.results() | {"statistics": figures[settings.kind]})
+        run.achieved = told_pairs(run.results)
 
 
 def run_users(settings: UsersSettings) -> None:

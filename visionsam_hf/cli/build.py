@@ -15,12 +15,13 @@ from datasets_builders.planned import PlannedBuilder, Remark
 from datasets_builders.synthetic import Synthetic
 from datasets_builders.vision import Vision
 from visionsam_hf.cli.dataset_options import BuildSettings
-from visionsam_hf.cli.stage import stage_run
+from visionsam_hf.cli.stage import counted, stage_run
 from visionsam_hf.data.curation import read_kept
 from visionsam_hf.data.data_card import data_card, markdown_table
 from visionsam_hf.data.dataset_directory import load_split, rows_of, write_card, write_splits
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import as_plain
+from visionsam_hf.evaluation.result_files import dataset_table
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def run(settings: BuildSettings) -> None:
         write_card(stage.directory, _card(settings, remarks, leaks), features, rows)
         counts = _counted(remarks)
         stage.results.update(rows=rows, remarks=dict(counts), leaks=len(leaks))
+        stage.achieved = _told(dataset_table(stage.directory), remarks)
     if leaks:
         pairs = "; ".join(f"{leak.first} = {leak.second}" for leak in leaks[:3])
         logger.warning(
@@ -64,6 +66,19 @@ def run(settings: BuildSettings) -> None:
         )
     if counts["skipped"]:
         logger.warning("%d images were left out; %s/README.md says why", counts["skipped"], settings.output_dir)
+
+
+def _told(table: list[dict[str, Any]], remarks: list[Remark]) -> str:
+    """What was built in a few words: images, objects, and what was left out, by reason."""
+    objects = sum(of["objects"] for of in table)
+    told = f"{counted({of['split']: of['images'] for of in table})} images, {objects:,} objects"
+    reasons: Counter[str] = Counter()
+    for remark in remarks:
+        if remark.kind == "dropped":
+            reasons[remark.message] += remark.count
+    skipped = _counted(remarks)["skipped"]
+    parts = [f"{skipped} images left out"] * bool(skipped) + [f"{count} x {reason}" for reason, count in reasons.items()]
+    return f"{told}; dropped: {', '.join(parts)}" if parts else told
 
 
 def _builder(settings: BuildSettings, cache: str) -> PlannedBuilder:

@@ -1,13 +1,13 @@
 """`visionsam candidates` and `visionsam annotate oracle`: masks to be ranked, simulated annotators who rank them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datasets import Image
 from tqdm.auto import tqdm
 
 from visionsam_hf.cli.options import CandidatesSettings, OracleSettings
-from visionsam_hf.cli.stage import stage_run
+from visionsam_hf.cli.stage import counted, stage_run
 from visionsam_hf.data.data_card import data_card, markdown_table
 from visionsam_hf.data.dataset_directory import (
     load_split,
@@ -64,6 +64,12 @@ def run(settings: CandidatesSettings) -> None:
         )
         write_splits(run.directory, splits, candidate_features(categories), card=card)
         run.results.update({split: diversity.summary() for split, diversity in found.items()})
+        run.achieved = _told(Diversity.pooled(found.values()).summary())
+
+
+def _told(of: dict[str, Any]) -> str:
+    best = f"best of three IoU {of['best_of_three_iou']:.3f} against {of['single_iou']:.3f} of the model's own mask"
+    return f"{of['prompts']} prompts, {best}; masks kept: {counted(of['sources'])}"
 
 
 def _prompts(dataset: Any, max_prompts: int | None) -> int:
@@ -100,6 +106,17 @@ def run_oracle(settings: OracleSettings) -> None:
         if settings.store:
             _oracle_into_store(settings, datasets)
         run.results.update(Tally.pooled(tallies.values()).summary())
+        run.achieved = told_pairs(run.results)
+
+
+def told_pairs(of: Mapping[str, Any]) -> str:
+    """What came of rankings in a few words, from a `Tally.summary`."""
+    ties = f"{of['dropped_ties']} ties, {of['none_usable']} of them without a usable mask"
+    told = f"{of['pairs']} pairs of {of['tasks']} tasks ({ties})"
+    if of["chosen_iou"] is not None:
+        wrong = f"{of['share_worse_chosen']:.0%} the wrong way round"
+        told += f", IoU {of['chosen_iou']:.3f} chosen and {of['rejected_iou']:.3f} rejected, {wrong}"
+    return f"{told}; chosen: {counted(of['chosen_sources'])}"
 
 
 def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any) -> Iterator[dict[str, Any]]:

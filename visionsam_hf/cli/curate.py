@@ -63,6 +63,7 @@ def run(settings: CurateSettings) -> None:
         counts = write_splits(stage.directory, rows, train.features, card=_card(settings, images))
         _draw_sheet(train, images, settings.seed).save(stage.directory / SHEET, optimize=True)
         stage.results.update(rows=counts, picked=len(kept), refused=len(images) - len(kept))
+        stage.achieved, stage.page = f"{len(kept)} of {len(images)} defective train images kept", SHEET
 
 
 def _measured(train: IterableDataset) -> Iterator[Scored]:

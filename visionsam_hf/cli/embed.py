@@ -38,3 +38,5 @@ def _encode(settings: EmbedSettings) -> None:
             images=images, encoded=len(cache) - before, seconds=round(time.perf_counter() - started, 3),
             directory=str(cache.directory), dtype=cache.dtype,
         )
+        taken = run.results["seconds"]
+        run.achieved = f"{images} images, {run.results['encoded']} of them encoded now in {taken:.1f} s, in {cache.directory}"

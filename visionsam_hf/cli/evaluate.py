@@ -60,6 +60,14 @@ def run(settings: EvaluateSettings) -> None:
             text = json.dumps(metrics, indent=2, allow_nan=False)
             (stage.directory / "metrics.json").write_text(text + "\n", encoding="utf-8")
             stage.results.update({"n": metrics["n"], **metrics["overall"]})
+            stage.achieved = _told(settings, metrics)
+
+
+def _told(settings: EvaluateSettings, metrics: dict[str, Any]) -> str:
+    interval = metrics["intervals"]["iou"]
+    between = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    name, prompts = settings.model_name_or_path, f"{metrics['n']} prompts of split '{settings.split}'"
+    return f"{name}: IoU {metrics['overall']['iou']:.3f}{between} on {prompts}"
 
 
 def _predictor(settings: EvaluateSettings, device: Any) -> tuple[Predictor, EmbeddingCache | None]:

@@ -68,7 +68,8 @@ class TrainingInputs:
         "", "data set, of masks for sft, of preferences for dpo: a directory or a Hub id", required=True, input=True
     )
     train_split: str = setting("train", "split to learn from")
-    eval_split: str | None = setting(None, "split to measure the loss on at the end, and every eval_steps if set")
+    eval_split: str | None = setting(None, "split to measure on before and after, and every eval_steps if set")
+    load_best: bool = setting(True, "with an eval_split: keep the model as it was where training made its IoU there lower")
     output_dir: str | None = setting(None, "directory of the tuned model")
 
 
@@ -205,7 +206,7 @@ class EvaluateSettings(CacheSettings):
     model_name_or_path: str = setting(
         "",
         "directory or Hub id of a SAM, SAM-HQ, SAM 2, EdgeTAM; visionsam-tiny; "
-        "baseline:fill_box | fill_ellipse | otsu | grabcut",
+        "baseline:fill_box | fill_ellipse | otsu | grabcut | ridge",
         required=True,
     )
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)

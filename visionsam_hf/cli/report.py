@@ -21,3 +21,7 @@ def run(settings: ReportSettings) -> None:
             (stage.directory / name).write_bytes(picture)
         for name, entry in report.found["systems"].items():
             stage.results[name] = {"iou": entry.get("iou"), "dice": entry.get("dice")}
+        stage.achieved = ", ".join(
+            f"{name} {of['iou']:.3f}" for name, of in stage.results.items() if isinstance(of["iou"], float)
+        )
+        stage.page = "report.html"

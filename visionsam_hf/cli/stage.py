@@ -13,7 +13,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,20 @@ _NOT_COMPARED = (
 
 @dataclasses.dataclass
 class StageRun:
-    """A stage at work: `directory` takes its files, `results` goes into `stage.json`."""
+    """A stage at work: `directory` takes its files, `results` goes into `stage.json`.
+
+    `achieved`, what came of it in a few words, is printed at the end with the path to look at, `page` of the output.
+    """
 
     directory: Path
     results: dict[str, Any]
+    achieved: str = ""
+    page: str = ""
+
+
+def counted(numbers: Mapping[str, int]) -> str:
+    """ "12 train, 3 test" of {"train": 12, "test": 3}."""
+    return ", ".join(f"{count:,} {name}" for name, count in numbers.items())
 
 
 def is_done(stage: str, settings: Any) -> bool:
@@ -199,6 +209,8 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
                 _move_files(work, final)
             else:
                 replace_directory(work, final)
+            if run.achieved:
+                print(f"{stage}: {run.achieved}; see {final / run.page}", flush=True)
         join_launched(wait=True)
 
 

@@ -1,6 +1,8 @@
 """`visionsam sft` and `visionsam dpo`: run a trainer in the stage's directory, resume it, and write the model."""
 
 import dataclasses
+import logging
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +11,25 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 
 from visionsam_hf.cli.options import SFTInputs, TrainingInputs
 from visionsam_hf.cli.push import publish
-from visionsam_hf.cli.stage import is_main_process, stage_run
+from visionsam_hf.cli.stage import counted, is_main_process, stage_run
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.records import as_plain
-from visionsam_hf.hub.model_card import write_model_card
+from visionsam_hf.data.records import RECORD, as_plain, read_record
+from visionsam_hf.hub.model_card import FIGURE, write_model_card
 from visionsam_hf.hub.provenance import parts_of_record, settle
 from visionsam_hf.hub.upload import check_repo_id, require_token
 from visionsam_hf.models.loading import save_model
+from visionsam_hf.preferences.preference_rows import pair_quality
 from visionsam_hf.training.dpo_trainer import SamDPOConfig, SamDPOTrainer
 from visionsam_hf.training.sam_trainer import SamTrainer
 from visionsam_hf.training.sft_trainer import SamSFTConfig, SamSFTTrainer
+
+logger = logging.getLogger(__name__)
+_PAIRS_LOOKED_AT = 1000
 
 
 @dataclass
@@ -51,6 +58,7 @@ def run_sft(settings: SFTStage) -> None:
 def run_dpo(settings: DPOStage) -> None:
     """Tune on ranked masks and write a model directory."""
     train, held = _load("preference", settings)
+    _look_at_pairs(train, settings.dataset)
 
     def make_trainer(directory: Path) -> SamTrainer:
         arguments = _arguments(SamDPOConfig, settings, directory)
@@ -62,6 +70,19 @@ def run_dpo(settings: DPOStage) -> None:
 def _load(kind: str, settings: Any) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     train = load_split(settings.dataset, settings.train_split, kind=kind)
     return train, load_split(settings.dataset, settings.eval_split, kind=kind) if settings.eval_split else None
+
+
+def _look_at_pairs(rows: datasets.Dataset, name: str) -> None:
+    """Say what the pairs teach, as far as their truth is known."""
+    few = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), _PAIRS_LOOKED_AT)).astype(int).tolist())
+    quality = pair_quality(few.select_columns(["chosen", "rejected", "truth"]))
+    if quality is None or not is_main_process():
+        return
+    record = Path(name) / RECORD
+    chosen = read_record(name)["results"].get("chosen_sources") if record.is_file() else None
+    print(f"dpo: {quality}" + (f"; chosen: {counted(chosen)}" if chosen else ""), flush=True)
+    if quality.teach_wrong:
+        logger.warning("%s: its pairs teach the wrong way (%s); look at them with visionsam inspect", name, quality)
 
 
 def choose_images(rows: datasets.Dataset, settings: Any) -> datasets.Dataset:
@@ -85,8 +106,14 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Path], SamTra
     with stage_run(stage, settings, resumable=True) as run:
         trainer = make_trainer(run.directory)
         trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+        before, weights = _measured(trainer), _weights(trainer)
         result = trainer.train(resume_from_checkpoint=True)
-        evaluation = trainer.evaluate() if trainer.eval_dataset is not None else {}
+        evaluation = _measured(trainer)
+        validation = _validation(trainer, before, evaluation)
+        if settings.load_best and validation.get("iou_after", 0.0) < validation.get("iou_before", 0.0):
+            trainer.model.load_state_dict(weights, strict=False)
+            validation["kept"] = "start"
+            logger.warning("%s: %s", settings.output_dir, _KEPT_START)
         if trainer.is_world_process_zero():
             # Whether a checkpoint was due is nobody's business now, and differs after a stop.
             trainer.state.stateful_callbacks = {}
@@ -105,12 +132,52 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Path], SamTra
                 device=str(trainer.args.device),
                 window=str(trainer.rule),
                 evaluation={key: value for key, value in evaluation.items() if isinstance(value, (int, float))},
+                **({"validation": validation} if validation else {}),
             )
             if hasattr(trainer, "dropped_pairs"):
                 run.results["dropped_pairs"] = trainer.dropped_pairs
             write_model_card(run.directory, {"stage": stage, "settings": as_plain(settings), "results": run.results})
+            run.achieved, run.page = _achieved(run.results), FIGURE if (run.directory / FIGURE).is_file() else ""
     if settings.push_to_hub and is_main_process():
         _push(settings)
+
+
+_KEPT_START = "training made the model worse on the validation split, so the model is the one it started from"
+
+
+def _measured(trainer: SamTrainer) -> dict[str, Any]:
+    """The evaluation's metrics as the model is; draws nothing from the generator that training draws from."""
+    if trainer.eval_dataset is None:
+        return {}
+    with torch.random.fork_rng():
+        return trainer.evaluate()
+
+
+def _weights(trainer: SamTrainer) -> dict[str, torch.Tensor]:
+    """A copy of what training can change."""
+    if trainer.eval_dataset is None:
+        return {}
+    frozen = {name for name, parameter in trainer.model.named_parameters() if not parameter.requires_grad}
+    return {name: value.cpu().clone() for name, value in trainer.model.state_dict().items() if name not in frozen}
+
+
+def _validation(trainer: SamTrainer, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Which metric judges, its value before and after training; {} where there is none."""
+    name = next((name for name in trainer.judged_by if name in before and name in after), None)
+    if name is None or not (math.isfinite(before[name]) and math.isfinite(after[name])):
+        return {}
+    prompts = len(trainer.eval_dataset)
+    return {"metric": name, "iou_before": before[name], "iou_after": after[name], "samples": prompts, "kept": "end"}
+
+
+def _achieved(results: dict[str, Any]) -> str:
+    done = f"{results['steps']} steps on {results['samples']} samples"
+    if "validation" not in results:
+        return f"{done}; no validation split to judge by"
+    of = results["validation"]
+    what = "validation IoU with the chosen masks" if of["metric"] == "eval_iou/chosen" else "validation IoU"
+    kept = f"; {_KEPT_START}" if of["kept"] == "start" else ""
+    return f"{done}; {what} {of['iou_before']:.3f} -> {of['iou_after']:.3f} ({of['samples']} samples){kept}"
 
 
 def _check_push(stage: str, settings: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 from datasets import Dataset, IterableDataset
+from scipy import ndimage
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.inference import BASELINE_PREFIX, TOKENS
@@ -13,6 +14,15 @@ from visionsam_hf.inference.prediction import PromptResult, iterate_answers
 
 _CONTEXT = 0.5  # of the box's sides, looked at around it
 _GRABCUT_ROUNDS = 5
+# Half widths, in pixels, of the lines that `ridge` looks for, and the extent of a piece of line that it keeps, as a share
+# of the longest piece's.
+_RIDGE_SIGMAS = (1.0, 2.0, 3.0)
+_RIDGE_PIECE = 0.5
+# A line is so many times longer than it is wide, spans so much of its box's diagonal, and differs from what lies beside it
+# by so many of that strip's standard deviations. Set on magnetic tiles and drawn hairlines: it finds all lines and 1 in 10
+# of the defects that are none.
+_LINE_LENGTH, _LINE_SPAN, _LINE_CONTRAST = 10.0, 0.7, 1.0
+_BESIDE = (1, 4)  # pixels
 
 
 def fill_box(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
@@ -87,11 +97,66 @@ def grabcut(image: np.ndarray, box: tuple[float, float, float, float]) -> np.nda
     return mask if mask.any() else fill_box(image, box)
 
 
+def ridge(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """Dark or bright lines in the box: Sato's ridge filter (Medical Image Analysis 2, 1998), cut by Otsu's threshold.
+
+    Short pieces beside the longest one are left out. Arguments and result as in `fill_box`.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    window, around = _box_window(image.shape, box), _box_window(image.shape, box, _CONTEXT)
+    best, longest = np.zeros(grey.shape, bool), 0.0
+    for strength in _ridge_strengths(grey[around]):
+        found = np.zeros(grey.shape, np.float32)
+        found[around] = strength
+        levels = cv2.normalize(found[window], None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+        threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+        labels, extents = _pieces(levels > threshold)
+        if len(extents) and extents.max() > longest:
+            longest = float(extents.max())
+            best[window] = np.isin(labels, 1 + np.flatnonzero(extents >= _RIDGE_PIECE * longest))
+    return best if best.any() else fill_box(image, box)
+
+
+def _ridge_strengths(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) strengths of dark and of bright lines: the larger curvature across them, over all widths, at least 0."""
+    dark, bright = np.zeros_like(grey), np.zeros_like(grey)
+    for sigma in _RIDGE_SIGMAS:
+        down, across, both = (ndimage.gaussian_filter(grey, sigma, order) for order in ((2, 0), (0, 2), (1, 1)))
+        mean, root = (down + across) / 2, np.hypot((down - across) / 2, both)
+        dark = np.maximum(dark, sigma**2 * (mean + root))
+        bright = np.maximum(bright, sigma**2 * (root - mean))
+    return dark, bright
+
+
+def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 8-connected components of an (H, W) mask: their labels from 1, and the diagonals of their boxes, in pixels."""
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return labels, np.hypot(statistics[1:, cv2.CC_STAT_WIDTH], statistics[1:, cv2.CC_STAT_HEIGHT])
+
+
+def shows_line(mask: np.ndarray, image: np.ndarray, box: tuple[float, float, float, float]) -> bool:
+    """Whether a (H, W) mask of `ridge` is a line from end to end of its box, and not the grain of the ground."""
+    around = _box_window(image.shape, box, _CONTEXT)
+    mask, grey = mask[around], cv2.cvtColor(image[around], cv2.COLOR_RGB2GRAY).astype(np.float32)
+    labels, extents = _pieces(mask)
+    if not len(extents) or extents.max() < _LINE_SPAN * np.hypot(box[2] - box[0], box[3] - box[1]):
+        return False
+    line = labels == 1 + extents.argmax()
+    width = 2 * cv2.distanceTransform(line.astype(np.uint8), cv2.DIST_L2, 5).max()
+    # The edge of a blob is a ridge too, but goes round.
+    if line.sum() < _LINE_LENGTH * width**2 or ndimage.binary_fill_holes(line).sum() > 2 * line.sum():
+        return False
+    near, far = (ndimage.binary_dilation(mask, iterations=pixels) for pixels in _BESIDE)
+    beside = grey[far & ~near]
+    return bool(beside.size) and abs(grey[mask].mean() - beside.mean()) > _LINE_CONTRAST * beside.std()
+
+
 BASELINES: dict[str, Callable[[np.ndarray, tuple[float, float, float, float]], np.ndarray]] = {
     "fill_box": fill_box,
     "fill_ellipse": fill_ellipse,
     "otsu": otsu,
     "grabcut": grabcut,
+    "ridge": ridge,
 }
 
 

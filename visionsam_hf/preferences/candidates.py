@@ -10,11 +10,13 @@ Candidates come from one or several sources:
 - `otsu`: Otsu's threshold on the greys in the box, no model either;
 - `shapes`: the box filled, and the ellipse in it, which only ask how the defect fills its box.
 
-Where the sources give more than three, the three most different acceptable masks are kept, the model's own first.
+With `grabcut` or `otsu` a ridge filter's mask comes too where the box holds a thin line. Where the sources give more than
+three, the three most different acceptable masks are kept, the model's own first.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,18 +27,21 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import logits_to_original
-from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_iou, pairwise_iou
+from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_box, mask_iou, pairwise_iou
 from visionsam_hf.data.prompts import jitter_box
 from visionsam_hf.data.windows import Window, WindowRule, object_windows, tuned_rule
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.embeddings.decoding import decode_image, image_hash
-from visionsam_hf.inference.baselines import BASELINES
+from visionsam_hf.inference.baselines import BASELINES, shows_line
 from visionsam_hf.inference.prediction import iterate_embeddings, predict_at
 from visionsam_hf.models.loading import image_side
 
 # Sources that owe nothing to the model, and what each draws.
 _FOREIGN = {"grabcut": ("grabcut",), "otsu": ("otsu",), "shapes": ("fill_box", "fill_ellipse")}
 SOURCES = ("tokens", "thresholds", "box_jitter", "dropout", *_FOREIGN)
+# What the box's content brings by itself, with a source that looks at it.
+_LINE = "ridge"
+_LOOKING = ("grabcut", "otsu")
 KEPT = 3
 SAME_IOU = 0.98  # two masks this alike look the same to a person
 _THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -45,6 +50,10 @@ _DROPPED = 0.1
 _DRAWS = 4
 # A mask less like the model's own than this is garbage, which teaches nothing; near misses do.
 _ACCEPTABLE_IOU = 0.3
+# The same for `shapes`, which know nothing of what is in the box, and would else be chosen for want of better ones.
+_ACCEPTABLE_SHAPE_IOU = 0.7
+# A mask drawn from the pixels may also be unlike the model's own where it fits the box better, by so much box IoU.
+_BETTER_FIT = 0.1
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,17 @@ class Diversity:
         self.single_iou += mask_iou(single, truth)
         for candidate in candidates:
             self.sources[candidate.source] = self.sources.get(candidate.source, 0) + 1
+
+    @classmethod
+    def pooled(cls, parts: Iterable["Diversity"]) -> "Diversity":
+        """That of all their prompts together."""
+        total = cls()
+        for part in parts:
+            for name, value in vars(part).items():
+                if name != "sources":
+                    setattr(total, name, getattr(total, name) + value)
+            total.sources = dict(Counter(total.sources) + Counter(part.sources))
+        return total
 
     def summary(self) -> dict[str, Any]:
         """Means over the prompts, as reported in `stage.json`."""
@@ -143,8 +163,11 @@ def generate_candidates(
             window = rule.of_box(item["box"], truth.shape)
             pool, single = propose(model, look(window), box, truth.shape, sources, rng, window)
             if drawings is not None:
-                pool += [Candidate(drawings(name, tuple(item["box"])), source, 0, single.score) for source, name in foreign]
-            chosen = choose_three(pool, single.mask)
+                drawn_masks = [(source, drawings(name, tuple(item["box"]))) for source, name in foreign]
+                if not set(_LOOKING).isdisjoint(sources):
+                    drawn_masks.append((_LINE, drawings(_LINE, tuple(item["box"]))))
+                pool += [Candidate(mask, source, 0, single.score) for source, mask in drawn_masks if mask is not None]
+            chosen = choose_three(pool, single.mask, box)
             if diversity is not None:
                 diversity.add(chosen, single.mask, truth)
             done += 1
@@ -169,14 +192,17 @@ class _Drawings:
         self._content = image_hash(image)
         self._pixels: np.ndarray | None = None
 
-    def __call__(self, name: str, box: tuple[float, float, float, float]) -> np.ndarray:
-        """The (H, W) bool mask of baseline `name` for a box."""
+    def __call__(self, name: str, box: tuple[float, float, float, float]) -> np.ndarray | None:
+        """The (H, W) bool mask of baseline `name` for a box; None for `ridge` where there is no line."""
         key = (name, self._content, *box)
         if key not in self._kept:
             if self._pixels is None:
                 self._pixels = np.asarray(decode_image(self._image))
-            self._kept[key] = encode_rle(BASELINES[name](self._pixels, box))
-        return decode_rle(self._kept[key])
+            mask = BASELINES[name](self._pixels, box)
+            is_wanted = name != _LINE or shows_line(mask, self._pixels, box)
+            self._kept[key] = encode_rle(mask & is_wanted)
+        mask = decode_rle(self._kept[key])
+        return mask if mask.any() else None
 
 
 def _candidate_row(
@@ -246,10 +272,11 @@ def propose(
     return pool, Candidate(logits[0] > 0, "single", 0, float(scores[0]))
 
 
-def choose_three(pool: Sequence[Candidate], single: np.ndarray) -> list[Candidate]:
+def choose_three(pool: Sequence[Candidate], single: np.ndarray, box: np.ndarray) -> list[Candidate]:
     """The three of the pool to rank: the most like the model's single mask, then twice the most different from those kept.
 
-    Empty masks and masks too unlike the single one are taken only when nothing else is left, repeats last.
+    Empty masks and masks too unlike the single one are taken only when nothing else is left, repeats last. A mask drawn
+    from the pixels may be unlike it where it fits the box (4,) better, a line always.
     """
     if len(pool) < KEPT:
         raise ValueError(f"a pool of {len(pool)} candidates; at least {KEPT} are needed")
@@ -258,9 +285,13 @@ def choose_three(pool: Sequence[Candidate], single: np.ndarray) -> list[Candidat
     masks = np.stack([candidate.mask for candidate in pool])
     ious = pairwise_iou(np.concatenate([single[None], masks]))
     like_single, between = ious[0, 1:], ious[1:, 1:]
-    # A mask that owes nothing to the model is worth most where the model's own is garbage.
-    foreign = np.array([candidate.source in _FOREIGN for candidate in pool])
-    acceptable = masks.any((1, 2)) & (foreign | (like_single >= _ACCEPTABLE_IOU))
+    acceptable = masks.any((1, 2)) & [
+        like >= (_ACCEPTABLE_SHAPE_IOU if candidate.source == "shapes" else _ACCEPTABLE_IOU)
+        or candidate.source == _LINE
+        # What owes nothing to the model is worth most where the model's own is garbage.
+        or (candidate.source in _LOOKING and _box_fit(candidate.mask, box) > _box_fit(single, box) + _BETTER_FIT)
+        for candidate, like in zip(pool, like_single)
+    ]
     kept = [int(like_single.argmax())]
     while len(kept) < KEPT:
         distance = 1 - between[:, kept].max(1)
@@ -269,3 +300,13 @@ def choose_three(pool: Sequence[Candidate], single: np.ndarray) -> list[Candidat
         distance = np.where(acceptable | (distance < 0), distance, distance - 1 + 1e-3)
         kept.append(int(distance.argmax()))
     return [pool[index] for index in kept]
+
+
+def _box_fit(mask: np.ndarray, box: np.ndarray) -> float:
+    """IoU of a box (4,) with the box round a (H, W) bool mask, 0 for an empty one."""
+    if not mask.any():
+        return 0.0
+    own = np.array(mask_box(mask))
+    sides = np.minimum(own[2:], box[2:]) - np.maximum(own[:2], box[:2])
+    shared = sides.clip(min=0).prod()
+    return float(shared / ((own[2:] - own[:2]).prod() + (box[2:] - box[:2]).prod() - shared))

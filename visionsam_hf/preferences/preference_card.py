@@ -4,14 +4,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from visionsam_hf.data.data_card import data_card, markdown_table
-from visionsam_hf.preferences.rubric import BOUNDARY_TOLERANCES, RUBRIC_VERSION, SPURIOUS_TOLERANCE, TIE
+from visionsam_hf.preferences.rubric import (
+    BOUNDARY_TOLERANCES,
+    CRITERIA_SHARE,
+    RUBRIC_VERSION,
+    SPURIOUS_TOLERANCE,
+    TIE,
+    USABLE,
+)
 
 # Of `Tally.summary`.
 _MEANINGS = {
     "tasks": "tasks ranked",
     "pairs": "pairs written",
     "dropped_ties": "tasks dropped because their candidates tie from top to bottom",
+    "none_usable": "of them, tasks whose every mask is useless",
     "mean_margin": "mean rank distance of chosen and rejected",
+    "chosen_iou": "mean IoU of the chosen mask with the truth",
+    "rejected_iou": "mean IoU of the rejected mask with the truth",
     "mean_iou_gap": "mean IoU with the truth, chosen minus rejected",
     "share_worse_chosen": "share of pairs whose chosen mask has the lower IoU",
     "tau_between_annotators": "Kendall's τ-b between two annotators, mean over pairs and tasks",
@@ -53,8 +63,9 @@ RUBRIC = f"""Rubric version {RUBRIC_VERSION}. With the candidate P, the truth G 
 - over_under: |P*∩G| / |P*|
 - noise: 1 − (|P∖P*| + holes of P inside G) / |P|, at least 0
 
-Rankings go by their mean; differences under {TIE} are ties. A task's rankings are aggregated by mean rank, equal ones by
-regularised Plackett-Luce."""
+Simulated annotators rank by worth, {1 - CRITERIA_SHARE:g} IoU + {CRITERIA_SHARE:g} the mean of the four; differences under
+{TIE} are ties, and three masks worth less than {USABLE} are no choice. A task's rankings are aggregated by mean rank, equal
+ones by regularised Plackett-Luce."""
 
 
 def oracle_card(candidates: str, settings: Mapping[str, Any], tallies: Mapping[str, Mapping[str, Any]]) -> str:

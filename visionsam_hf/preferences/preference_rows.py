@@ -41,6 +41,11 @@ def preference_row(
     if verdict.is_tie:
         return None, verdict
     candidates = []
+    ranked = []
+    for annotation in annotations:
+        told = dataclasses.asdict(annotation)
+        del told["unusable"]
+        ranked.append(told | {"ranking": [annotation.ranking[index] for index in verdict.order]})
     for index in verdict.order:
         candidate = row["candidates"][index]
         values = [None] * len(CRITERIA) if criteria is None else [float(value) for value in criteria[index]]
@@ -60,12 +65,41 @@ def preference_row(
         "margin": verdict.margin,
         "votes": verdict.votes,
         "candidates": candidates,
-        "annotations": [
-            dataclasses.asdict(annotation) | {"ranking": [annotation.ranking[index] for index in verdict.order]}
-            for annotation in annotations
-        ],
+        "annotations": ranked,
     }
     return preference, verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class PairQuality:
+    """What pairs teach, where the truth is known: mean IoU with it, and the share whose chosen mask has the lower one."""
+
+    pairs: int
+    chosen_iou: float
+    rejected_iou: float
+    share_worse_chosen: float
+
+    @property
+    def teach_wrong(self) -> bool:
+        """Whether they teach as much of the wrong as of the right."""
+        return self.share_worse_chosen > 0.25 or self.chosen_iou <= self.rejected_iou
+
+    def __str__(self) -> str:
+        wrong = f"{self.share_worse_chosen:.0%} the wrong way round"
+        return f"{self.pairs} pairs, IoU {self.chosen_iou:.3f} chosen and {self.rejected_iou:.3f} rejected, {wrong}"
+
+
+def pair_quality(rows: Iterable[Mapping[str, Any]]) -> PairQuality | None:
+    """Compare the pairs of preference rows with their truth; None where none is known."""
+    found = []
+    for row in rows:
+        if row["truth"] is not None:
+            truth = decode_mask(row["truth"])
+            found.append([mask_iou(decode_mask(row[name]), truth) for name in ("chosen", "rejected")])
+    if not found:
+        return None
+    chosen, rejected = np.array(found).T
+    return PairQuality(len(found), chosen.mean(), rejected.mean(), float((chosen < rejected).mean()))
 
 
 class Exporter:
@@ -101,8 +135,7 @@ class Exporter:
                 row, [_annotation(item) for item in ranked], criteria=criteria, deciding=self._kind
             )
             ious = None if truth is None else [mask_iou(mask, truth) for mask in masks]
-            scores = [candidate["score"] for candidate in row["candidates"]]
-            self._tally.add([item.ranks for item in deciding], verdict, scores, ious)
+            self._tally.add([_annotation(item) for item in deciding], verdict, row["candidates"], ious)
             if preference is None:
                 continue
             for item in ranked:
@@ -125,7 +158,9 @@ class Exporter:
 
 
 def _annotation(item: Answer) -> Annotation:
-    return Annotation(item.annotator, item.kind, item.ranks, item.detail.get("criterion"), item.detail.get("seconds"))
+    criterion, seconds = item.detail.get("criterion"), item.detail.get("seconds")
+    is_unusable = bool(item.detail.get("unusable"))
+    return Annotation(item.annotator, item.kind, item.ranks, criterion, seconds, unusable=is_unusable)
 
 
 def candidate_masks(row: Mapping[str, Any]) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from visionsam_hf.preferences.rankings import Verdict, aggregate, mean_ranks
+from visionsam_hf.preferences.rankings import Annotation, Verdict, aggregate, mean_ranks
 
 # One task's rankings, by annotator.
 RankingSet = Mapping[str, Sequence[int]]
@@ -63,30 +63,33 @@ class Tally:
     """Counts pairs and ties, and averages agreement and the pairs' distance from the truth."""
 
     def __init__(self) -> None:
-        self.tasks = 0
-        self.rankings = 0
+        self.tasks = self.rankings = self.unusable = 0
         self._between: list[float] = []
         self._with_score: list[float] = []
-        self._gaps: list[float] = []
+        self._pairs: list[tuple[float, float]] = []
         self._margins: list[float] = []
+        self._chosen: Counter[str] = Counter()
 
     def add(
         self,
-        rankings: Sequence[Sequence[int]],
+        annotations: Sequence[Annotation],
         verdict: Verdict,
-        scores: Sequence[float],
+        candidates: Sequence[Mapping[str, Any]],
         ious: Sequence[float] | None,
     ) -> None:
-        """One task: everyone's rankings, what they came to, the model's scores, the candidates' IoU with the truth."""
+        """One task: everyone's rankings, what they came to, the candidates with score and source, their IoU with the truth."""
+        rankings, scores = [one.ranking for one in annotations], [one["score"] for one in candidates]
         self.tasks += 1
         self.rankings += len(rankings)
+        self.unusable += 2 * sum(one.unusable for one in annotations) > len(annotations)
         self._between += [tau(first, second) for first, second in combinations(rankings, 2)]
         self._with_score.append(tau(verdict.mean_ranks, [-score for score in scores]))
         if verdict.is_tie:
             return
         self._margins.append(verdict.margin)
+        self._chosen[str(candidates[verdict.order[0]]["source"])] += 1
         if ious is not None:
-            self._gaps.append(ious[verdict.order[0]] - ious[verdict.order[-1]])
+            self._pairs.append((ious[verdict.order[0]], ious[verdict.order[-1]]))
 
     @classmethod
     def pooled(cls, tallies: Iterable["Tally"]) -> "Tally":
@@ -104,10 +107,14 @@ class Tally:
                 "tasks": self.tasks,
                 "pairs": len(self._margins),
                 "dropped_ties": self.tasks - len(self._margins),
+                "none_usable": self.unusable,
                 "label_cost": {"rankings": self.rankings, "tasks": self.tasks},
                 "mean_margin": _mean(self._margins),
-                "mean_iou_gap": _mean(self._gaps),
-                "share_worse_chosen": _mean([gap < 0 for gap in self._gaps]),
+                "chosen_iou": _mean([one for one, _ in self._pairs]),
+                "rejected_iou": _mean([other for _, other in self._pairs]),
+                "mean_iou_gap": _mean([one - other for one, other in self._pairs]),
+                "share_worse_chosen": _mean([one < other for one, other in self._pairs]),
+                "chosen_sources": dict(self._chosen.most_common()),
                 "tau_between_annotators": _mean(self._between),
                 "tau_with_score": _mean(self._with_score),
             },
@@ -158,7 +165,6 @@ def _describe(
         [item.order.index(item.ranks.index(1)) for item in ranked if item.ranks.count(1) == 1]
     )
     seconds = _seconds(ranked)
-    low, high = alpha_interval(sets, seed=seed)
     return {
         "tasks": len(sets),
         "rankings": len(ranked),
@@ -166,7 +172,7 @@ def _describe(
         "pairs": sum(pair is not None for pair in pairs),
         "dropped_ties": sum(pair is None for pair in pairs),
         "alpha": ordinal_alpha(sets),
-        "alpha_95": [low, high],
+        "alpha_95": list(alpha_interval(sets, seed=seed)),
         "tau": pairwise_tau(sets),
         "kappa_best": best_choice_kappa(sets),
         "exact_order": exact_agreement(sets),

@@ -24,7 +24,8 @@ _STEPS = 200
 class Annotation:
     """One annotator's answer to one task, as the `annotations` column stores it.
 
-    `kind` is "human" or "oracle"; `deciding_criterion` one of `rubric.CRITERIA`.
+    `kind` is "human" or "oracle"; `deciding_criterion` one of `rubric.CRITERIA`; `unusable` (not in the column) says that
+    the tie of all masks means that none is any good.
     """
 
     annotator: str
@@ -33,6 +34,7 @@ class Annotation:
     deciding_criterion: str | None = None
     seconds: float | None = None
     rubric_version: str = RUBRIC_VERSION
+    unusable: bool = False
 
 
 def dense(ranks: Sequence[float]) -> list[int]:

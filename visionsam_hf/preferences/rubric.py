@@ -1,6 +1,8 @@
-"""The rubric: four criteria by which a mask is judged, computed from the true mask.
+"""The rubric: four criteria by which a mask is judged, computed from the true mask, and the worth of the whole.
 
-They are the criteria of the annotators' rubric, so an oracle ranking and a person's ranking mean the same thing.
+They are the criteria of the annotators' rubric, so an oracle ranking and a person's ranking mean the same thing. No
+criterion alone makes a good mask: a filled box covers every defect. People see the whole mask, so its worth is its IoU
+with the truth, and the criteria decide between masks whose IoU is about the same.
 """
 
 import dataclasses
@@ -10,10 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-RUBRIC_VERSION = "1"
+RUBRIC_VERSION = "2"
 CRITERIA = ("coverage", "boundary", "over_under", "noise")
-# Composites closer than this are a tie: no annotator would see the difference.
+# Worths closer than this are a tie: no annotator would see the difference.
 TIE = 0.02
+# What the mean of the criteria counts in a mask's worth; the rest is the IoU.
+CRITERIA_SHARE = 0.05
+# So of two masks ranked apart the better one's IoU is below the other's by no more than this.
+CONTRADICTION = (CRITERIA_SHARE - TIE) / (1 - CRITERIA_SHARE)
+# Three masks of less worth are no choice: whoever ranked them would teach nonsense.
+USABLE = 0.1
 # Tolerances of the boundary criterion, in pixels of an image whose longest side is 512.
 BOUNDARY_TOLERANCES = (1.0, 2.0, 4.0, 8.0)
 # A component of the prediction farther than this from the truth is spurious; same unit.
@@ -36,11 +44,6 @@ class Criteria:
     over: float
     under: float
     log2_area_ratio: float
-
-    @property
-    def composite(self) -> float:
-        """The mean of the four criteria."""
-        return sum(self.values()) / len(CRITERIA)
 
     def values(self) -> tuple[float, float, float, float]:
         """The four criteria in the order of `CRITERIA`."""
@@ -120,3 +123,8 @@ def _boundary_agreement(prediction: np.ndarray, truth: np.ndarray, tolerances: l
 def criteria_table(masks: Sequence[np.ndarray], truth: np.ndarray) -> np.ndarray:
     """The (K, 4) criteria of K candidate masks, columns in the order of `CRITERIA`."""
     return np.array([rate_mask(mask, truth).values() for mask in masks])
+
+
+def worths(criteria: np.ndarray, ious: Sequence[float]) -> np.ndarray:
+    """(K,) how good each mask is as a whole, 0 to 1, from its (K, 4) criteria and its IoU with the truth."""
+    return (1 - CRITERIA_SHARE) * np.asarray(ious) + CRITERIA_SHARE * criteria.mean(1)

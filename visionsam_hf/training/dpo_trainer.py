@@ -85,10 +85,12 @@ class SamDPOTrainer(SamTrainer):
     rows of the preference schema (`visionsam_hf.data.schema.preference_features`).
 
     Logs, as TRL does: `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies`, `logps/chosen`,
-    `logps/rejected`; and `region/size` (pixels of the logits' grid where the masks differ), `iou/chosen`.
+    `logps/rejected`; and `region/size` (pixels of the logits' grid where the masks differ), `iou/chosen`, `iou/truth` (of
+    the rows that have one).
     """
 
     collator = PreferenceCollator()
+    judged_by = ("eval_iou/truth", "eval_iou/chosen")
 
     def _get_ready(self) -> None:
         self._reference: dict[str, np.ndarray] = {}
@@ -189,6 +191,8 @@ class SamDPOTrainer(SamTrainer):
         losses = losses + self._added_terms(args, inputs, logits, reference, scores, valid)
         with torch.no_grad():
             metrics = _preference_metrics(args.beta, margin, logits, compared, chosen, rejected, valid)
+            known = inputs["has_truth"]
+            metrics["iou/truth"] = mask_iou(logits[known], inputs["truth"][known], valid[known])
         return losses, metrics
 
     def _added_terms(

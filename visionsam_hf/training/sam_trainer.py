@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import SamModel, SamProcessor, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, SamModel, SamProcessor, TrainerCallback, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from visionsam_hf.data.errors import UserError
@@ -22,6 +23,7 @@ from visionsam_hf.models.freezing import freeze, freeze_prompts_not_drawn
 from visionsam_hf.models.initialisation import with_fresh_decoder
 from visionsam_hf.models.loading import image_side, load_model, load_processor, mask_side, reshaped
 from visionsam_hf.models.lora import add_adapter, check_same_adapter, find_adapter, load_adapter
+from visionsam_hf.training.progress import ReadableLines, ReadableProgress
 from visionsam_hf.training.resuming import ResumableTrainer
 from visionsam_hf.training.samples import ImageSource
 
@@ -56,6 +58,8 @@ class SamTrainer(ResumableTrainer):
     loss_is_scaled_for_ga = True
     # Cells a side that are averaged into one.
     pool = 1
+    # The evaluation's metric by which a model is better, higher ones; the first of them that there is.
+    judged_by: tuple[str, ...] = ("eval_iou",)
     # Samples to a batch.
     collator: Callable[[list], dict[str, Any]]
 
@@ -96,6 +100,8 @@ class SamTrainer(ResumableTrainer):
             eval_dataset=eval_samples,
             **kwargs,
         )
+        self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+        self.add_callback(ReadableLines if args.disable_tqdm else ReadableProgress)
         # SamModel.forward has **kwargs, from which Trainer concludes that the model scales its own loss; it infers
         # label_names as ["input_labels"], which gives no evaluation loss.
         self.model_accepts_loss_kwargs = False

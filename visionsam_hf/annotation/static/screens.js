@@ -97,7 +97,7 @@ export function feedback(given) {
   document.querySelectorAll(".pane").forEach((pane, index) => {
     const list = element("dl", "", "numbers");
     for (const name of CRITERIA) list.append(element("dt", NAMES[name]), element("dd", given.numbers[index][name].toFixed(2)));
-    list.append(element("dt", "mean", "mean"), element("dd", given.numbers[index].mean.toFixed(2), "mean"));
+    list.append(element("dt", "overall", "mean"), element("dd", given.numbers[index].worth.toFixed(2), "mean"));
     pane.querySelector(".under").replaceChildren(list);
     const places = given.yours ? `you: ${given.yours[index]} · ` : "";
     pane.querySelector(".verdict").textContent = `${places}by the truth: ${given.truth[index]}`;

@@ -1,0 +1,76 @@
+"""`sft` and `dpo` measure before and after, keep the better model, and say what the pairs teach."""
+
+import datasets
+import numpy as np
+import pytest
+from conftest import CATEGORIES, segmentation_rows
+from safetensors.numpy import load_file
+
+from visionsam_hf.cli.command_line import main
+from visionsam_hf.data.dataset_directory import load_split, write_preferences, write_splits
+from visionsam_hf.data.records import read_record
+from visionsam_hf.data.schema import segmentation_features
+
+_QUICK = ["--max_steps", "6", "--use_cpu", "true", "--per_device_train_batch_size", "4", "--eval_split", "validation"]
+
+
+@pytest.fixture
+def pairs(tmp_path, preferences):
+    """A preference data set; its validation split is right, its train split the wrong way round."""
+
+    def swapped(row):
+        return {"chosen": row["rejected"], "rejected": row["chosen"], "candidates": row["candidates"][::-1]}
+
+    wrong = preferences.map(swapped, features=preferences.features)
+    rows = {"train": list(wrong), "validation": list(preferences)}
+    write_preferences(tmp_path / "pairs", rows, CATEGORIES, card="---\n---\n")
+    return tmp_path / "pairs"
+
+
+def dpo(model_dir, pairs, output, *words):
+    paths = ["--model_name_or_path", model_dir, "--dataset", pairs, "--output_dir", output]
+    return main(["dpo", *map(str, [*paths, *_QUICK, "--learning_rate", "1e-2", *words])])
+
+
+def weights(directory):
+    return load_file(directory / "model.safetensors")
+
+
+def test_wrong_pairs_are_told_and_leave_the_model_as_it_was(tmp_path, model_dir, pairs, capsys, caplog):
+    assert dpo(model_dir, pairs, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "100% the wrong way round" in printed and "teach the wrong way" in caplog.text
+    found = read_record(tmp_path / "out")["results"]["validation"]
+    assert found["metric"] == "eval_iou/truth" and found["iou_after"] < found["iou_before"] and found["kept"] == "start"
+    assert "the model is the one it started from" in printed
+    before, after = weights(model_dir), weights(tmp_path / "out")
+    assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_load_best_can_be_switched_off(tmp_path, model_dir, pairs):
+    assert dpo(model_dir, pairs, tmp_path / "out", "--load_best", "false") == 0
+    assert read_record(tmp_path / "out")["results"]["validation"]["kept"] == "end"
+    before, after = weights(model_dir), weights(tmp_path / "out")
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_measuring_first_changes_no_training(tmp_path, model_dir):
+    rows = segmentation_rows(6)
+    features = segmentation_features(CATEGORIES)
+    write_splits(tmp_path / "data", {"train": rows, "validation": rows}, features, card="---\n---\n")
+    paths = ["--model_name_or_path", model_dir, "--dataset", tmp_path / "data", "--w_dice", 1, "--learning_rate", "1e-2"]
+    for name, words in (("with", [*_QUICK, "--load_best", "false"]), ("without", _QUICK[:-2])):
+        assert main(["sft", *map(str, [*paths, "--output_dir", tmp_path / name, *words])]) == 0
+    found = read_record(tmp_path / "with")["results"]["validation"]
+    assert found["metric"] == "eval_iou" and found["samples"] == 9
+    assert "validation" not in read_record(tmp_path / "without")["results"]
+    one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_people_without_truth_are_judged_by_what_they_chose(tmp_path, model_dir, preferences):
+    rows = [{**row, "truth": None} for row in preferences]
+    write_preferences(tmp_path / "pairs", {"train": rows, "validation": rows}, CATEGORIES, card="---\n---\n")
+    assert isinstance(load_split(tmp_path / "pairs", "train", kind="preference"), datasets.Dataset)
+    assert dpo(model_dir, tmp_path / "pairs", tmp_path / "out") == 0
+    assert read_record(tmp_path / "out")["results"]["validation"]["metric"] == "eval_iou/chosen"
