@@ -42,6 +42,14 @@ def test_a_packages_file_is_converted_once_and_the_package_not_imported(package,
     assert [path.name for path in models.iterdir()] == ["lite-medsam"]
 
 
+def test_a_name_that_ends_in_a_side_is_that_square(package, models):
+    found = locate_pretrained("lite-medsam-128")
+    assert found == models / "lite-medsam-128"
+    assert MobileSamModel.from_pretrained(found).config.vision_config.image_size == 128
+    with pytest.raises(UserError, match="image_size 100 is not a multiple"):
+        locate_pretrained("lite-medsam-100")
+
+
 def test_another_file_in_its_place_is_refused(package, models):
     package.write_bytes(package.read_bytes() + b"x")
     with pytest.raises(UserError, match="is not the file that lite-medsam is known by; pip install pretend-tools"):
@@ -56,6 +64,7 @@ def test_what_is_not_here_is_none_and_how_to_get_it_is_known(models, monkeypatch
     assert [locate_pretrained(name) for name in ("lite-medsam", "mobile-sam", "facebook/sam-vit-base")] == [None] * 3
     assert how_to_get("lite-medsam") == "pip install it"
     assert str(models / "mobile-sam") in how_to_get("mobile-sam")
+    assert f"--image_size 512 --output_dir {models / 'mobile-sam-512'}" in how_to_get("mobile-sam-512")
 
 
 def test_an_interrupted_conversion_is_not_found(package, models):

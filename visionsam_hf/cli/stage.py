@@ -22,12 +22,12 @@ from filelock import FileLock, Timeout
 from visionsam_hf.data.errors import UserError, writing_error
 from visionsam_hf.data.files import replace_directory
 from visionsam_hf.data.records import (
-    PRETRAINED,
     RECORD,
     as_plain,
     content_hash,
     fingerprint,
     inputs_of,
+    pretrained_name,
     read_record,
     resolve_model,
     same_fingerprint,
@@ -143,7 +143,7 @@ def refuse_to_replace(stage: str, settings: Any) -> None:
 def check_inputs(settings: Any) -> None:
     """Raise `UserError` for an input that is not there; learn whether the Hub answers before anything waits for it."""
     for name, kind in inputs_of(settings).items():
-        if kind == "model" and name in PRETRAINED:
+        if kind == "model" and pretrained_name(name):
             # Here, so that commands with other models are spared torch.
             from visionsam_hf.models.pretrained import find_pretrained
 

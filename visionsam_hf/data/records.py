@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 RECORD = "stage.json"
 PUBLISHED = "published.json"  # where a directory was pushed to; no part of what it is
 PACKAGED_MODEL = "visionsam-tiny"
-PRETRAINED = ("lite-medsam", "mobile-sam")  # real SAMs by short names: visionsam_hf/models/pretrained.py
+# Real SAMs by short names, at the square they were trained with or another: visionsam_hf/models/pretrained.py
+_PRETRAINED = re.compile(r"(lite-medsam|mobile-sam)(?:-([1-9]\d{0,4}))?")
 MODELS_VARIABLE = "VISIONSAM_MODELS"
 
 HUB_SECONDS = 5.0  # to wait for the Hub before going on without it
@@ -36,9 +37,19 @@ def models_directory() -> Path:
     return Path(given).expanduser() if given else Path.home() / ".cache" / "visionsam_hf" / "models"
 
 
+def pretrained_name(name: str) -> tuple[str, int | None] | None:
+    """A short name's parts, `lite-medsam-128` as ("lite-medsam", 128); None for any other name.
+
+    >>> pretrained_name("mobile-sam"), pretrained_name("mobile-sam-512"), pretrained_name("owner/mobile-sam")
+    (('mobile-sam', None), ('mobile-sam', 512), None)
+    """
+    found = _PRETRAINED.fullmatch(name)
+    return (found[1], int(found[2]) if found[2] else None) if found else None
+
+
 def resolve_model(name_or_path: str) -> str:
     """The directory that a short name stands for, there or not; anything else (a directory or a Hub id) unchanged."""
-    if name_or_path in PRETRAINED and not Path(name_or_path).exists():
+    if pretrained_name(name_or_path) and not Path(name_or_path).exists():
         return str(models_directory() / name_or_path)
     if name_or_path == PACKAGED_MODEL:
         return str(Path(__file__).parent.parent / "models" / "assets" / PACKAGED_MODEL)

