@@ -1,4 +1,4 @@
-"""Models and data for the benchmarks: random weights of sam-vit-base's shape or a small one, noise with rectangles."""
+"""Models and data for the benchmarks: random weights of real shapes or a small one, noise with rectangles."""
 
 import datasets
 import numpy as np
@@ -9,13 +9,19 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from visionsam_hf.data.masks import encode_mask, encode_rle
 from visionsam_hf.data.schema import object_row, preference_features, segmentation_features
-from visionsam_hf.models.loading import initialise
-
-SHAPES = ("vit-base", "small")
+from visionsam_hf.models.image_processing import make_processor
+from visionsam_hf.models.initialisation import initialise
+from visionsam_hf.models.mobile_sam_config import MobileSamConfig
 
 
 def sam(shape: str) -> tuple[SamModel, SamProcessor]:
-    """A random model: "vit-base" (1024 pixels, 64 x 64 grid) or "small" (128 pixels, 16 x 16 grid, 0.4 M parameters)."""
+    """A random model: "vit-base" (1024 pixels, 64 x 64 grid), "small" (128 pixels, 16 x 16 grid, 0.4 M parameters), or a
+    MobileSAM or LiteMedSAM with its square's side."""
+    if shape not in ("vit-base", "small"):
+        name, side = shape.rsplit("-", 1)
+        stem = dict(stem_kernel_size=1, stem_stride=1) if name == "lite-medsam" else {}
+        config = MobileSamConfig(vision_config=dict(image_size=int(side), **stem))
+        return initialise(config, seed=0), make_processor(int(side), 4 * config.prompt_encoder_config.image_embedding_size)
     if shape == "vit-base":
         config = SamConfig()
     else:

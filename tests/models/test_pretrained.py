@@ -46,8 +46,8 @@ def test_a_name_that_ends_in_a_side_is_that_square(package, models):
     found = locate_pretrained("lite-medsam-128")
     assert found == models / "lite-medsam-128"
     assert MobileSamModel.from_pretrained(found).config.vision_config.image_size == 128
-    with pytest.raises(UserError, match="image_size 100 is not a multiple"):
-        locate_pretrained("lite-medsam-100")
+    with pytest.raises(UserError, match="image_size 130 is not a multiple"):
+        locate_pretrained("lite-medsam-130")
 
 
 def test_another_file_in_its_place_is_refused(package, models):
