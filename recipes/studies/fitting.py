@@ -11,6 +11,7 @@ from transformers import PrinterCallback, SamModel, SamProcessor, Trainer
 
 from studies.design import StudySettings
 from visionsam_hf.data.settings import build_settings
+from visionsam_hf.data.windows import choose_rule, remember_rule
 from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 
@@ -19,7 +20,8 @@ _QUIET = dict(disable_tqdm=True, logging_strategy="no", save_strategy="no", repo
 
 @dataclass(frozen=True)
 class Base:
-    """What every system starts from; the model is not changed. `cache` reads and fills the directory `embeddings`."""
+    """What every system starts from; the model is not changed. `cache` reads and fills the directory `embeddings`; the
+    processor remembers the study's window, so training and predictions keep to it."""
 
     model: SamModel
     processor: SamProcessor
@@ -35,6 +37,7 @@ def load_base(settings: StudySettings, name: str = "") -> Base:
 
 def with_cache(settings: StudySettings, model: SamModel, processor: SamProcessor) -> Base:
     """The same for a model at hand."""
+    processor = remember_rule(processor, choose_rule(settings, processor))
     cache = open_cache(settings, model, processor)
     assert cache is not None  # the settings name one
     return Base(model, processor, cache, settings.embeddings)

@@ -27,6 +27,7 @@ from studies.objectives import ObjectiveStudy
 from studies.run_files import Results, result_path, score_baseline, score_model, write_result
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import fingerprint
+from visionsam_hf.data.windows import WindowRule, object_windows, tuned_rule
 
 _SECONDS_TO_STOP = 10.0  # a worker in the middle of a batch may take a moment
 
@@ -73,6 +74,7 @@ class Runner:
             "model": fingerprint(settings.model_name_or_path, "model"),
             "dtype": settings.embedding_dtype,
             "measured": [settings.splits, settings.max_prompts],
+            "window": [settings.window, settings.window_multiple, settings.window_side],
         }
         self._data = {name: fingerprint(directory) for name, directory in kind.folds.items()}
 
@@ -128,14 +130,15 @@ class Runner:
         return time.perf_counter() - started
 
     def _encode(self) -> None:
-        """Every image of every fold once, before several processes want the same ones."""
+        """Every window of every fold once, before several processes want the same ones."""
         folds = {name: self._fold(name) for name in self.kind.folds}
         for cell in self.kind.cells:
             self.kind.check(cell, folds[cell.fold])
         base = load_base(self.settings)
+        rule = tuned_rule(base.processor) or WindowRule()
         for fold in folds.values():
             for rows in (fold.train, *fold.measured.values()):
-                base.cache.add(rows)
+                base.cache.add(rows, windows=[object_windows(objects, rule) for objects in rows["objects"]])
 
     def _fold(self, name: str) -> Fold:
         return load_fold(name, self.kind.folds[name], self.settings.splits, self.settings.max_prompts)
