@@ -113,6 +113,17 @@ def segmentation_rows(count: int = 6, seed: int = 0) -> list[dict]:
     return rows
 
 
+def large_rows(places=((60, 50, 8), (61, 50, 8), (200, 120, 6), (20, 160, 7)), size=(180, 240)) -> datasets.Dataset:
+    """One photograph with small discs (x, y, radius); the first two are answered from one zoom window."""
+    masks = [disc(*size, x, y, radius) for x, y, radius in places]
+    union = np.logical_or.reduce(masks)
+    row = {
+        "image": photograph(union, 0), "mask": encode_mask(union), "image_id": "large", "source": "test", "category": 0,
+        "defective": True, "objects": [object_row(mask, "stain") for mask in masks],
+    }  # fmt: skip
+    return datasets.Dataset.from_list([row], features=segmentation_features(CATEGORIES))
+
+
 @pytest.fixture
 def segmentation() -> datasets.Dataset:
     return datasets.Dataset.from_list(segmentation_rows(), features=segmentation_features(CATEGORIES))

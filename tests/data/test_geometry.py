@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionsam_hf.data.geometry import (
+    join_windows,
     logits_to_original,
     mask_to_target,
     masks_to_original,
@@ -14,7 +15,7 @@ from visionsam_hf.data.geometry import (
     to_square,
     valid_region,
 )
-from visionsam_hf.data.windows import Window, crop
+from visionsam_hf.data.windows import Window, crop, tile_grid
 
 
 @settings(max_examples=50, deadline=None)
@@ -109,3 +110,34 @@ def test_a_target_in_a_window_comes_back_as_the_mask(window, seed):
     # At four cells a pixel or fewer only pixels at its edge may differ.
     assert (back ^ shown).sum() <= 2 * (window.width + window.height) * max(1, max(window.size) / 128)
     assert not back[: window.y].any() and not back[:, : window.x].any()
+
+
+@pytest.mark.parametrize("size", [(150, 200), (96, 300), (150, 90)])
+def test_joined_windows_show_no_seam(size):
+    """A constant stays one; a gradient stays itself away from the border of the photograph, where resizing flattens it."""
+    tiles = tile_grid(size, 96)
+    assert len(tiles) > 1
+    joined = join_windows([(tile, torch.full((24, 24), 0.7)) for tile in tiles], size, 96)
+    torch.testing.assert_close(joined, torch.full(size, 0.7))
+    # A tile's logits are the plane at the centres of its cells, of as many pixels as the longer side says.
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    plane = torch.from_numpy(0.1 * columns - 0.05 * rows).float()
+
+    def seen(tile):
+        cell = max(tile.size) / 24
+        down, across = (torch.arange(24) + 0.5) * cell - 0.5 + tile.y, (torch.arange(24) + 0.5) * cell - 0.5 + tile.x
+        return 0.1 * across - 0.05 * down[:, None]
+
+    joined = join_windows([(tile, seen(tile)) for tile in tiles], size, 96)
+    error = (joined - plane).abs()
+    assert error[3:-3, 3:-3].max() < 0.06  # a step of the gradient is 0.1 a pixel
+    # The worst step from a pixel to the next is the plane's own.
+    assert (joined[3:-3, 3:-3].diff(dim=1) - 0.1).abs().max() < 0.06
+    alone = join_windows([(tiles[0], seen(tiles[0]))], size, 96)
+    assert (alone.isfinite().numpy() == crop_of_ones(size, tiles[0])).all()
+
+
+def crop_of_ones(size, window):
+    shown = np.zeros(size, bool)
+    crop(shown, window)[...] = True
+    return shown

@@ -3,12 +3,11 @@
 import datasets
 import numpy as np
 import pytest
-from conftest import CATEGORIES, disc, photograph
+from conftest import large_rows
 from PIL import Image
 
 from visionsam_hf.data.geometry import logits_to_original
-from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle
-from visionsam_hf.data.schema import object_row, segmentation_features
+from visionsam_hf.data.masks import decode_rle, encode_rle
 from visionsam_hf.data.windows import WindowRule, object_windows, remember_rule
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.inference.prediction import (
@@ -23,16 +22,6 @@ from visionsam_hf.preferences.candidates import generate_candidates
 
 ZOOM, TILES = WindowRule("zoom"), WindowRule("tiles", side=96)
 SIZE = (180, 240)
-
-
-def large_rows(places=((60, 50, 8), (63, 52, 5), (200, 120, 6), (20, 160, 7)), size=SIZE):
-    masks = [disc(*size, x, y, radius) for x, y, radius in places]
-    union = np.logical_or.reduce(masks)
-    row = {
-        "image": photograph(union, 0), "mask": encode_mask(union), "image_id": "large", "source": "test", "category": 0,
-        "defective": True, "objects": [object_row(mask, "stain") for mask in masks],
-    }  # fmt: skip
-    return datasets.Dataset.from_list([row], features=segmentation_features(CATEGORIES))
 
 
 @pytest.mark.parametrize("rule", [ZOOM, TILES])

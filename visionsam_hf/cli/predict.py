@@ -16,7 +16,8 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_mask
 from visionsam_hf.data.windows import choose_rule
 from visionsam_hf.embeddings.decoding import decode_image
-from visionsam_hf.inference.prediction import Look, answer_prompts, generate_masks, look_at, prompt_windows
+from visionsam_hf.inference.mask_generation import generate_masks
+from visionsam_hf.inference.prediction import Look, answer_prompts, look_at, prompt_windows
 from visionsam_hf.inference.prediction_files import (
     CATEGORY,
     Asked,
@@ -24,6 +25,7 @@ from visionsam_hf.inference.prediction_files import (
     PredictionWriter,
     Prompt,
     checked,
+    predicted,
     prompt_words,
     read_prompts,
     replaced_directory,
@@ -32,7 +34,8 @@ from visionsam_hf.inference.prediction_files import (
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 
 _CANDIDATES = ("candidate_1", "candidate_2", "candidate_3")
-_BATCH = 16  # prompts of one photograph a decoder call
+_BATCH = 16  # prompts of one photograph a decoder call,
+_BATCH_PIXELS = 1 << 27  # or fewer, whose masks have so many
 
 
 class _Segmenter:
@@ -47,23 +50,24 @@ class _Segmenter:
         if prompts[0].kind == "everything":
             keys = ("points_per_side", "min_score", "min_stability")
             options = {key: getattr(self.settings, key) for key in keys}
-            masks = generate_masks(self.model, look(None), size, **options)
-            return [Predicted(prompts[0], generated.mask, generated.score) for generated in masks]
+            masks = generate_masks(self.model, look, size, rule=self.rule, **options)
+            return [predicted(prompts[0], generated.mask, generated.score) for generated in masks]
         answers: dict[int, Predicted] = {}
+        batch_size = max(1, min(_BATCH, _BATCH_PIXELS // (image.height * image.width)))
         for kind in ("box", "point"):
             places = [place for place, prompt in enumerate(prompts) if prompt.kind == kind]
-            for start in range(0, len(places), _BATCH):
-                batch = places[start : start + _BATCH]
+            for start in range(0, len(places), batch_size):
+                batch = places[start : start + batch_size]
                 masks, scores = self.tokens(look, [prompts[place] for place in batch], size, tokens=1)
                 for place, mask, score in zip(batch, masks, scores):
-                    answers[place] = Predicted(prompts[place], mask[0], float(score[0]))
+                    answers[place] = predicted(prompts[place], mask[0], float(score[0]))
         return [answers[place] for place in range(len(prompts))]
 
     def four(self, prompt: Prompt, image: Image) -> list[Predicted]:
         """The single mask and the three candidates of one prompt."""
         look = look_at(self.model, self.processor, image)
         masks, scores = self.tokens(look, [prompt], (image.height, image.width), tokens=4)
-        return [Predicted(prompt, mask, float(score)) for mask, score in zip(masks[0], scores[0])]
+        return [predicted(prompt, mask, float(score)) for mask, score in zip(masks[0], scores[0])]
 
     def tokens(
         self, look: Look, prompts: Sequence[Prompt], size: tuple[int, int], *, tokens: int

@@ -7,7 +7,7 @@ The image may be a window of a photograph. Coordinates and masks stay in pixels 
 that take a `window` move them. What is cut out with `crop` is an image of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -112,3 +112,24 @@ def masks_to_original(
     for mask, plane in zip(masks, logits.flatten(0, -3)):
         crop(mask, window)[...] = (logits_to_original(plane, inside, image_size) > 0).cpu().numpy()
     return masks.reshape(*logits.shape[:-2], *original_size)
+
+
+def join_windows(
+    parts: Iterable[tuple[Window, torch.Tensor]], original_size: Sequence[int], image_size: int
+) -> torch.Tensor:
+    """One mask's logits from several overlapping windows, (H, W) float32 at the original size; -inf where none looks.
+
+    Args:
+        parts: windows with the (h, w) logits of their padded squares. A pixel's logit is their mean, weighted by how deep
+            it lies inside each window: none has a say at its own edge, so none leaves a seam.
+    """
+    total, weights = torch.zeros(*original_size), torch.zeros(*original_size)
+    for window, logits in parts:
+        down, across = (
+            torch.minimum(torch.arange(side) + 0.5, side - 0.5 - torch.arange(side)) / side for side in window.size
+        )
+        weight = down[:, None] * across
+        x1, y1, x2, y2 = window.corners
+        total[y1:y2, x1:x2] += weight * logits_to_original(logits.cpu(), window.size, image_size)
+        weights[y1:y2, x1:x2] += weight
+    return torch.where(weights > 0, total / weights, -torch.inf)

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from datasets_builders.photographs import image_files, path_inside
 from visionsam_hf.data.errors import UserError, writing
 from visionsam_hf.data.files import written_directory
-from visionsam_hf.data.masks import encode_mask, encode_rle, mask_box
+from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_box
 from visionsam_hf.data.overlays import PREDICTION, Overlay, draw
 
 CATEGORY = "defect"  # of a prompt that names none
@@ -199,11 +199,21 @@ LINES = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Predicted:
-    """One mask (H, W) bool with the model's score, and the prompt that gave it."""
+    """One mask as its run-length code, with the model's score, and the prompt that gave it."""
 
     prompt: Prompt
-    mask: np.ndarray
+    rle: dict[str, Any]
     score: float
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool, decoded anew: many masks of a large photograph would take gigabytes."""
+        return decode_rle(self.rle)
+
+
+def predicted(prompt: Prompt, mask: np.ndarray, score: float) -> Predicted:
+    """What `Predicted` keeps of an (H, W) bool mask."""
+    return Predicted(prompt, encode_rle(mask), score)
 
 
 @contextlib.contextmanager
@@ -252,18 +262,24 @@ class PredictionWriter:
         image_id = len(self.images) + 1 if asked.coco_id is None else asked.coco_id
         height, width = image.shape[:2]
         self.images.append({"id": image_id, "file_name": asked.name, "width": width, "height": height})
+        # Boxes below outlines, as if drawn at once.
+        thickness = max(1, round(max(height, width) / 400))
+        boxes = [Overlay(box=found.prompt.box) for found in predicted if found.prompt.box]
+        drawn = draw(image, boxes, thickness=thickness)
         for number, found in enumerate(predicted, 1):
             path = self.directory / ("mask.png" if self.short_names else f"masks/{stem}-{number}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
-            encode_mask(found.mask).save(path)
-            area = int(found.mask.sum())
+            mask = found.mask
+            encode_mask(mask).save(path)
+            drawn = draw(drawn, [Overlay(mask, PREDICTION)], thickness=thickness)
+            area = int(mask.sum())
             line = {
                 "image": asked.name,
                 "prompt": prompt_words(found.prompt),
                 "category": found.prompt.category,
                 "score": round(float(found.score), 4),
                 "area": area,
-                "box": mask_box(found.mask) if area else None,
+                "box": mask_box(mask) if area else None,
                 "mask": path.relative_to(self.directory).as_posix(),
             }
             self._lines.write(json.dumps(line) + "\n")
@@ -273,8 +289,6 @@ class PredictionWriter:
                 self.empty += 1
         overlay = self.directory / ("overlay.png" if self.short_names else f"overlays/{stem}.jpg")
         overlay.parent.mkdir(parents=True, exist_ok=True)
-        shown = [Overlay(found.mask, PREDICTION, found.prompt.box or None) for found in predicted]
-        drawn = draw(image, shown, thickness=max(1, round(max(height, width) / 400)))
         Image.fromarray(drawn).save(overlay, quality=90)
 
     def _stem(self, name: str) -> str:
@@ -295,7 +309,7 @@ class PredictionWriter:
                 ),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": line["area"],
-                "segmentation": encode_rle(found.mask),
+                "segmentation": found.rle,
                 "iscrowd": 0,
                 "score": line["score"],
             }
