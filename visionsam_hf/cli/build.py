@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datasets_builders.coco_folder import CocoFolder
 from datasets_builders.lookalikes import Leak, find_leaks
 from datasets_builders.mask_folder import MaskFolder
 from datasets_builders.mvtec_ad import MVTecAD
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 _BUILDERS: dict[str, type[PlannedBuilder]] = {
     "synthetic": Synthetic,
     "masks": MaskFolder,
+    "coco": CocoFolder,
     "vision": Vision,
     "mvtec_ad": MVTecAD,
 }
@@ -92,6 +94,7 @@ _SUMMARIES = {
     "synthetic": "Parametric products with rendered defects; every mask is exact, because the renderer made it.",
     "painted": "Photographs of good parts with painted defects; every mask is exact, because the painter made it.",
     "masks": "Photographs with pixel masks, from a local folder.",
+    "coco": "Photographs with COCO annotations, from a local folder.",
     "vision": "The labelled images of VISION (VISION-Workshop/VISION-Datasets): industrial products with defects.",
     "mvtec_ad": "Images of MVTec AD (MVTec Software GmbH): industrial products and textures with defects.",
 }
@@ -130,7 +133,7 @@ def _leaks(directory: Path, splits: list[str]) -> list[Leak]:
 
 def _card(settings: BuildSettings, remarks: list[Remark], leaks: list[Leak]) -> str:
     source, painted = settings.source, bool(getattr(settings, "background_dir", ""))
-    kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir", "curated")
+    kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir", "curated", "annotations")
     shown = [(f"`{key}`", f"`{value}`") for key, value in as_plain(settings).items() if key not in kept_out]
     sections = {"Licence": _LICENCES[source]} if source in _LICENCES else {}
     sections["Left out, dropped or changed"] = _remarks_text(remarks)

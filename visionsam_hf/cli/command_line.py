@@ -56,6 +56,7 @@ COMMANDS = {
     "pipeline": Command(options.PipelineSettings, "pipeline:run", words=("recipe",), config=False),
     "build synthetic": Command(dataset_options.SyntheticSettings, "build:run"),
     "build masks": Command(dataset_options.MasksSettings, "build:run"),
+    "build coco": Command(dataset_options.CocoSettings, "build:run"),
     "build vision": Command(dataset_options.VisionSettings, "build:run"),
     "build mvtec_ad": Command(dataset_options.MVTecADSettings, "build:run"),
     "curate": Command(dataset_options.CurateSettings, "curate:run"),

@@ -75,6 +75,20 @@ class MasksSettings(BuildSettings):
 
 
 @dataclass
+class CocoSettings(BuildSettings):
+    """A folder of one's own images and COCO annotations, as Label Studio, CVAT, Roboflow and predict write them."""
+
+    source: str = setting("coco", "this source")
+    data_dir: str = setting("", "folder with the images, at any depth", required=True, input=True)
+    annotations: list[str] = setting([], "COCO files (default: every one below data_dir)", input=True)
+    category: str = setting("", "category of every image (default: the class most of its annotations have)")
+    heldout_categories: list[str] = setting([], "categories that go to the heldout split, whole")
+    validation: float = setting(0.1, "share for validation, of images that no file called val or test assigns")
+    test: float = setting(0.2, "share for test, likewise")
+    keep_good: bool = setting(False, "keep images without an annotation, as good ones")
+
+
+@dataclass
 class VisionSettings(BuildSettings):
     """The VISION data set, from archives or unpacked folders."""
 
