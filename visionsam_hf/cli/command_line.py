@@ -54,6 +54,7 @@ class Command:
 COMMANDS = {
     "quickstart": Command(options.QuickstartSettings, "pipeline:run_quickstart", config=False),
     "pipeline": Command(options.PipelineSettings, "pipeline:run", words=("recipe",), config=False),
+    "tune": Command(options.TuneSettings, "tune:run", words=("data_dir",), config=False),
     "build synthetic": Command(dataset_options.SyntheticSettings, "build:run"),
     "build masks": Command(dataset_options.MasksSettings, "build:run"),
     "build coco": Command(dataset_options.CocoSettings, "build:run"),

@@ -4,6 +4,7 @@ Those that make or look at segmentation data sets: dataset_options.py.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -29,6 +30,21 @@ class QuickstartSettings(PipelineSettings):
     """The whole of recipes/quickstart into outputs/quickstart."""
 
     recipe: str = setting("quickstart", "the recipe; there is no other here")
+
+
+@dataclass
+class TuneSettings:
+    """From a folder of photographs with masks to a tuned model and a report, in one command."""
+
+    data_dir: str = setting("", "DIR: photographs and masks in any layout of docs/data.md, or COCO", required=True, input=True)
+    output_dir: str = setting("", "where everything goes (default: outputs/ and the folder's name)")
+    model: str = setting("", "the SAM to tune (default: lite-medsam or mobile-sam when here, else visionsam-tiny)")
+    people: bool = setting(False, "people rank, not the oracle: stops with the command that starts the page, then goes on")
+    dry_run: bool = setting(False, "say what would happen and about how long it takes, and write nothing")
+    set: list[str] = setting([], "stage.key=value ...: changes of the recipe")
+
+    def __post_init__(self) -> None:
+        self.output_dir = self.output_dir or str(Path("outputs") / Path(self.data_dir).resolve().name)
 
 
 @dataclass
