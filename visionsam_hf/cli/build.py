@@ -59,6 +59,8 @@ def run(settings: BuildSettings) -> None:
         counts = _counted(remarks)
         stage.results.update(rows=rows, remarks=dict(counts), leaks=len(leaks))
         stage.achieved = _told(dataset_table(stage.directory), remarks)
+    for message, number in Counter(remark.message for remark in remarks if remark.kind == "warned").items():
+        logger.warning("%d of %d images: %s", number, sum(rows.values()), message)
     if leaks:
         pairs = "; ".join(f"{leak.first} = {leak.second}" for leak in leaks[:3])
         logger.warning(
@@ -173,7 +175,7 @@ def _remarks_text(remarks: list[Remark], shown: int = 50) -> str:
         return "Nothing."
 
     counts = _counted(remarks)
-    words = {"skipped": "images left out", "changed": "images changed", "dropped": "regions dropped"}
+    words = {"skipped": "images left out", "changed": "images changed", "dropped": "regions dropped", "warned": "warnings"}
     summary = ", ".join(f"{counts[kind]:,} {words.get(kind, kind)}" for kind in sorted(counts))
     table = markdown_table(
         ("what", "image", "why"), [(remark.kind, remark.image, _without_folder(remark)) for remark in remarks[:shown]]

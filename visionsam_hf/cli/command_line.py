@@ -33,6 +33,7 @@ class Command:
         settings: dataclass of its keys; the first line of its docstring is the command's help.
         work: "module:function" of this room; the function takes the settings.
         words: keys that can be given as plain words, in this order; what is left over is the CONFIG.
+        several: key that takes all plain words, unless there is one, a YAML.
         config: whether a CONFIG can be given.
         extra: of setup.cfg, whose packages the work imports.
         whole: "module:class" where `settings` lacks the keys of `transformers.TrainingArguments`.
@@ -41,6 +42,7 @@ class Command:
     settings: type
     work: str
     words: tuple[str, ...] = ()
+    several: str = ""
     config: bool = True
     extra: str = ""
     whole: str = ""
@@ -76,7 +78,7 @@ COMMANDS = {
     "dpo": Command(options.DPOOptions, "train:run_dpo", whole="train:DPOStage"),
     "evaluate": Command(options.EvaluateSettings, "evaluate:run"),
     "evidence": Command(study_options.EvidenceSettings, "evidence:run"),
-    "report": Command(options.ReportSettings, "report:run"),
+    "report": Command(options.ReportSettings, "report:run", several="directories"),
     "push": Command(options.PushSettings, "push:run", words=("directory", "repo_id")),
     "merge": Command(options.MergeSettings, "export:run_merge", words=("adapter",)),
     "convert": Command(options.ConvertSettings, "convert:run", words=("source",)),
@@ -202,6 +204,8 @@ def _settings(name: str, words: list[str], given: dict[str, Any]) -> Any:
     for key in COMMANDS[name].words:
         if words and key not in given:
             given[key] = words.pop(0)
+    if words and COMMANDS[name].several and not words[0].endswith((".yaml", ".yml")):
+        given[COMMANDS[name].several], words = words, []
     if words and not COMMANDS[name].config:
         raise UserError(f"{name}: '{words[0]}' is one word too many; options are --key value")
     if len(words) > 1:

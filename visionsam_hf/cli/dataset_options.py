@@ -66,6 +66,7 @@ class MasksSettings(BuildSettings):
     group_pattern: str = setting("", "regular expression on the stem; its first group says which piece an image shows")
     group_similar: bool = setting(False, "images that look alike show one piece: keep them in one split")
     mask_threshold: int = setting(127, "mask values above it are defect")
+    invert_masks: bool = setting(False, "mask values above it are background: black is the defect")
     objects: Literal["components", "image"] = setting(
         "components", "components: each connected region is an object; image: the whole mask is one"
     )

@@ -3,6 +3,7 @@
 Those that make or look at segmentation data sets: dataset_options.py.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -226,7 +227,7 @@ class EvaluateSettings(CacheSettings):
     )
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
     output_dir: str = setting("", "where metrics.json and per_sample.parquet go", required=True)
-    split: str = setting("heldout", "train | validation | test | heldout")
+    split: str = setting("", "train | validation | test | heldout (default: heldout if there is one, else test)")
     prompt: Literal["box", "point", "point_pm"] = setting(
         "box", "point: the most interior pixel; point_pm: and a negative beside the defect"
     )
@@ -253,15 +254,29 @@ class ReportSettings:
     """report.html, report.json and figures from result files alone, in seconds, without a model."""
 
     systems: dict[str, Annotated[list[str], Field(min_length=1)]] = setting(
-        {}, "name -> directories of evaluate, one a split (several of one split: seeds)", required=True, input=True
+        {}, "name -> directories of evaluate, one a split (several of one split: seeds)", input=True
     )
-    output_dir: str = setting("", "where report.html and report.json go; may hold the other stages", required=True)
+    directories: list[str] = setting(
+        [], "DIR ...: directories of evaluate, instead of systems; systems are named by what made their models", input=True
+    )
+    output_dir: str = setting(
+        "", "where report.html and report.json go; may hold the other stages (default: 'report' beside the directories)"
+    )
     title: str = setting("Defect segmentation report", "the page's heading")
     training: dict[str, str] = setting({}, "label -> directory of sft or dpo, for the loss curves", input=True)
     candidates: str = setting("", "candidate set directory", input=True)
     preferences: str = setting("", "preference data set directory", input=True)
     dataset: str = setting("", "segmentation data set directory, for its summary and the photographs", input=True)
     seed: int = setting(0, "of the bootstrap and of the examples drawn by lot")
+
+    def __post_init__(self) -> None:
+        if bool(self.systems) == bool(self.directories):
+            raise UserError("report: give directories of evaluate, DIR DIR ..., or the key 'systems', and not both")
+        if not self.output_dir:
+            if self.systems:
+                raise UserError("report: missing key 'output_dir'; add it, or pass --output_dir DIR")
+            parents = [Path(directory).parent for directory in self.directories]
+            self.output_dir = str(Path(os.path.commonpath(parents)) / "report")
 
 
 @dataclass
