@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from visionsam_hf.cli import dataset_options, options, study_options
 from visionsam_hf.cli.stage import check_inputs, join_launched, refuse_to_replace
 from visionsam_hf.data.errors import Interrupted, UserError
-from visionsam_hf.data.settings import alternatives, build_settings, read_yaml, type_hints, unknown_key
+from visionsam_hf.data.settings import alternatives, build_settings, own_key, read_yaml, type_hints, unknown_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,11 +259,13 @@ def _tied(forms: dict[str, dict[str, Any]], arguments: Sequence[str]) -> Iterato
     words = list(arguments)
     while words:
         word = words.pop(0)
-        key, equals, _ = word[2:].partition("=")
+        key, equals, given = word[2:].partition("=")
         if not word.startswith("--") or word == "--":
             yield word
             continue
-        form = forms.get(key.replace("-", "_"))
+        own = own_key(key.replace("-", "_"), forms)
+        word = word if own == key.replace("-", "_") else f"--{own}{equals}{given}"
+        form = forms.get(own)
         if form is None:
             raise unknown_key("command line", key, forms)
         following = words[0] if words else ""

@@ -133,7 +133,6 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Path], SamTra
         if settings.load_best and validation.get("iou_after", 0.0) < validation.get("iou_before", 0.0):
             trainer.model.load_state_dict(weights, strict=False)
             validation["kept"] = "start"
-            logger.warning("%s: %s", settings.output_dir, _KEPT_START)
         if trainer.is_world_process_zero():
             # Whether a checkpoint was due is nobody's business now, and differs after a stop.
             trainer.state.stateful_callbacks = {}
