@@ -1,4 +1,4 @@
-"""One module a source (mask_folder, mvtec_ad, vision, synthetic), each with a `datasets.GeneratorBasedBuilder`.
+"""One module a source (mask_folder, coco_folder, mvtec_ad, vision, synthetic), each with a `datasets.GeneratorBasedBuilder`.
 
 The others are what sources share: coco reads its annotations, photographs reads image files, lookalikes finds pieces that
 were photographed twice, planned writes splits. A new source is a builder here, its settings in
@@ -8,9 +8,15 @@ were photographed twice, planned writes splits. A new source is a builder here, 
 from importlib import import_module
 from typing import Any
 
-_SOURCES = {"Vision": "vision", "MVTecAD": "mvtec_ad", "MaskFolder": "mask_folder", "Synthetic": "synthetic"}
+_SOURCES = {
+    "CocoFolder": "coco_folder",
+    "Vision": "vision",
+    "MVTecAD": "mvtec_ad",
+    "MaskFolder": "mask_folder",
+    "Synthetic": "synthetic",
+}
 
-__all__ = ["MVTecAD", "MaskFolder", "Synthetic", "Vision"]
+__all__ = ["CocoFolder", "MVTecAD", "MaskFolder", "Synthetic", "Vision"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,9 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_mask
 
 METADATA = "metadata.jsonl"
+# Worth a word, and no reason to stop.
+JPEG_MASK = "the mask is a JPEG, whose edges are smeared; save masks as PNG"
+MOSTLY_WHITE = "more than half of the mask is defect; if black is the defect, set invert_masks true"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class MaskFolderConfig(PlannedConfig):
             shows, and a piece never crosses splits. Empty: every image is its own piece.
         group_similar: images that look alike (lookalikes.py) show one piece too; every image is read for it.
         mask_threshold: mask values above it are defect.
+        invert_masks: mask values above it are background.
         objects: "components" makes each connected region an object, "image" the whole mask.
         min_area: regions of fewer pixels are dropped and counted.
         max_objects: the largest ones of an image are kept.
@@ -55,6 +59,7 @@ class MaskFolderConfig(PlannedConfig):
     group_pattern: str = ""
     group_similar: bool = False
     mask_threshold: int = 127
+    invert_masks: bool = False
     objects: str = "components"
     min_area: int = 10
     max_objects: int = 32
@@ -145,6 +150,11 @@ class MaskFolder(PlannedBuilder):
         mask = np.zeros((height, width), bool)
         if record.mask is not None:
             mask = read_mask(record.mask, size=photograph.size, threshold=self.config.mask_threshold)
+            mask = ~mask if self.config.invert_masks else mask
+            if record.mask.suffix.lower() in (".jpg", ".jpeg"):
+                remarks.append(Remark("warned", record.image_id, JPEG_MASK))
+            if mask.mean() > 0.5:
+                remarks.append(Remark("warned", record.image_id, MOSTLY_WHITE))
         objects, union, dropped = mask_objects(
             mask,
             record.defect,

@@ -9,6 +9,7 @@ from defect_examples import write_discs
 from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
 
 from visionsam_hf.cli import embed
+from visionsam_hf.cli.command_line import main
 from visionsam_hf.cli.evaluate import EvaluateSettings, run
 from visionsam_hf.cli.stage import is_done
 from visionsam_hf.data.dataset_directory import load_split
@@ -172,3 +173,16 @@ def test_mistakes_end_in_one_line_and_leave_nothing(inputs, tmp_path, values, wo
     with pytest.raises(UserError, match=words):
         run(settings(inputs, tmp_path / "out", **values))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_split_the_held_out_one_judges_else_the_test(inputs, tmp_path, capsys):
+    model = write_model(tmp_path / "model")
+    for splits, wanted in (({"test": 3, "heldout": 2}, "heldout"), ({"train": 2, "test": 3}, "test")):
+        data = write_discs(tmp_path / wanted, **splits)
+        words = ["evaluate", "--model_name_or_path", model, "--dataset", data, "--output_dir", tmp_path / f"{wanted}-out"]
+        assert main([str(word) for word in words]) == 0
+        assert f"of split '{wanted}', too few to conclude from" in capsys.readouterr().out
+    data = write_discs(tmp_path / "only", train=2)
+    words[4], words[6] = data, tmp_path / "none"
+    assert main([str(word) for word in words]) == 2
+    assert "has no split 'heldout' or 'test' (it has train)" in capsys.readouterr().err

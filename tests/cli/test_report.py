@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from defect_examples import CARD, CATEGORIES, predict, write_discs
 
+from visionsam_hf.cli.command_line import main, parse_stage
 from visionsam_hf.cli.report import ReportSettings, run
 from visionsam_hf.cli.stage import is_done
 from visionsam_hf.data.dataset_directory import load_split, write_splits
@@ -406,3 +407,15 @@ def test_an_extreme_is_called_what_it_is():
     assert [rule for rule, _ in better] == ["Largest gain", "Median gain", "Smallest gain", "Drawn by lot"]
     assert [rule for rule, _ in worse] == ["Smallest loss", "Median gain", "Largest loss", "Drawn by lot"]
     assert better[0][1] == 8 and better[2][1] == 0
+
+
+def test_directories_alone_make_a_report(inputs, tmp_path, capsys):
+    """`report DIR DIR DIR`: systems are named by what made their models, the report lies beside."""
+    directories = [directory for of in inputs["systems"].values() for directory in of[:1]]
+    assert main(["report", *directories, "--output_dir", str(tmp_path / "out")]) == 0
+    assert list(json.loads((tmp_path / "out" / "report.json").read_text())["systems"]) == list(name_systems(directories))
+    assert "see" in capsys.readouterr().out
+    with pytest.raises(UserError, match="give directories of evaluate"):
+        parse_stage("report", ["--output_dir", "x"])
+    beside = parse_stage("report", ["runs/evaluate/sam", "runs/evaluate/sft"])
+    assert beside.output_dir == "runs/evaluate/report"

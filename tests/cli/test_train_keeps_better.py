@@ -8,8 +8,9 @@ from safetensors.numpy import load_file
 
 from visionsam_hf.cli.command_line import main
 from visionsam_hf.data.dataset_directory import load_split, write_preferences, write_splits
+from visionsam_hf.data.masks import encode_mask
 from visionsam_hf.data.records import read_record
-from visionsam_hf.data.schema import segmentation_features
+from visionsam_hf.data.schema import object_row, segmentation_features
 
 _QUICK = ["--max_steps", "6", "--use_cpu", "true", "--per_device_train_batch_size", "4", "--eval_split", "validation"]
 
@@ -74,3 +75,17 @@ def test_people_without_truth_are_judged_by_what_they_chose(tmp_path, model_dir,
     assert isinstance(load_split(tmp_path / "pairs", "train", kind="preference"), datasets.Dataset)
     assert dpo(model_dir, tmp_path / "pairs", tmp_path / "out") == 0
     assert read_record(tmp_path / "out")["results"]["validation"]["metric"] == "eval_iou/chosen"
+
+
+@pytest.mark.parametrize(("thickness", "is_told"), [(2, True), (16, False)])
+def test_defects_that_the_grid_loses_are_told(tmp_path, model_dir, caplog, thickness, is_told):
+    """16 cells a side for 64 pixels: a line of two is half a cell."""
+    rows = segmentation_rows(3)
+    for row in rows:
+        mask = np.zeros(row["image"].size[::-1], bool)
+        mask[10 : 10 + thickness, 5:45] = True
+        row |= {"mask": encode_mask(mask), "objects": [object_row(mask, "line")]}
+    write_splits(tmp_path / "data", {"train": rows}, segmentation_features(CATEGORIES), card="---\n---\n")
+    words = ["--model_name_or_path", model_dir, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    assert main(["sft", *map(str, words), "--max_steps", "1", "--use_cpu", "true"]) == 0
+    assert ("100% of the defects are thinner than a cell of the model's 16x16 masks" in caplog.text) == is_told

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 from visionsam_hf.data import masks as data_masks
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import _runs, check_code, decode_rle, encode_rle, mask_iou, pairwise_iou
+from visionsam_hf.data.masks import _runs, check_code, decode_rle, encode_rle, mask_iou, mask_width, pairwise_iou
 from visionsam_hf.training.losses import mask_iou as logits_iou
 
 MASKS = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40))
@@ -75,3 +75,11 @@ def test_many_pixels_are_counted_one_by_one(monkeypatch):
     masks = np.ones((2, 4097, 4100), bool)
     masks[1, 0, 0] = False
     assert pairwise_iou(masks)[0, 1] == mask_iou(*masks) == 1 - 1 / masks[0].size
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 30), (3, 30), (9, 9)])
+def test_width_of_a_line_is_its_thickness(height, width):
+    mask = np.zeros((40, 40), bool)
+    mask[5 : 5 + height, 4 : 4 + width] = True
+    assert mask_width(mask) == mask_width(mask.T) == height
+    assert mask_width(np.zeros((4, 4), bool)) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_builders.mask_folder import MaskFolder
+from datasets_builders.mask_folder import JPEG_MASK, MOSTLY_WHITE, MaskFolder
 from datasets_builders.photographs import mask_objects
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_mask, decode_rle
@@ -196,3 +196,16 @@ def test_one_piece_taken_again_stays_in_one_split(tmp_path):
 
     assert shared(apart) and not shared(together) and not shared(both, digits=1)
     assert len(together["train"]) == len(together["test"]) == 18
+
+
+def test_inverted_and_jpeg_masks_are_remarked_and_can_be_inverted(tmp_path):
+    root = tmp_path / "root"
+    for name, suffix in (("a", "png"), ("b", "jpg")):
+        save_image(root / "images" / f"{name}.png")
+        save_mask(root / "masks" / f"{name}.{suffix}", (0, 0, 20, 12))
+    builder, data = build(root, tmp_path / "cache")
+    messages = [(remark.image, remark.message) for remark in builder.remarks() if remark.kind == "warned"]
+    assert messages == [("a", MOSTLY_WHITE), ("b", MOSTLY_WHITE), ("b", JPEG_MASK)]
+    builder, data = build(root, tmp_path / "cache", invert_masks=True)
+    assert decode_mask(data["train"][0]["mask"]).sum() == 20 * 4
+    assert [remark.message for remark in builder.remarks() if remark.kind == "warned"] == [JPEG_MASK]

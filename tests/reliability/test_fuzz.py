@@ -126,7 +126,7 @@ def test_settings_of_any_value(tmp_path_factory, data):
 
 
 def test_damaged_coco_json(tmp_path):
-    from datasets_builders.vision import object_rle, read_coco
+    from datasets_builders.coco import object_rle, read_coco
 
     mask = disc(20, 30, 12, 9, 5)
     rle = encode_rle(mask)

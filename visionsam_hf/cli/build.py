@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datasets_builders.coco_folder import CocoFolder
 from datasets_builders.lookalikes import Leak, find_leaks
 from datasets_builders.mask_folder import MaskFolder
 from datasets_builders.mvtec_ad import MVTecAD
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 _BUILDERS: dict[str, type[PlannedBuilder]] = {
     "synthetic": Synthetic,
     "masks": MaskFolder,
+    "coco": CocoFolder,
     "vision": Vision,
     "mvtec_ad": MVTecAD,
 }
@@ -57,6 +59,8 @@ def run(settings: BuildSettings) -> None:
         counts = _counted(remarks)
         stage.results.update(rows=rows, remarks=dict(counts), leaks=len(leaks))
         stage.achieved = _told(dataset_table(stage.directory), remarks)
+    for message, number in Counter(remark.message for remark in remarks if remark.kind == "warned").items():
+        logger.warning("%d of %d images: %s", number, sum(rows.values()), message)
     if leaks:
         pairs = "; ".join(f"{leak.first} = {leak.second}" for leak in leaks[:3])
         logger.warning(
@@ -92,6 +96,7 @@ _SUMMARIES = {
     "synthetic": "Parametric products with rendered defects; every mask is exact, because the renderer made it.",
     "painted": "Photographs of good parts with painted defects; every mask is exact, because the painter made it.",
     "masks": "Photographs with pixel masks, from a local folder.",
+    "coco": "Photographs with COCO annotations, from a local folder.",
     "vision": "The labelled images of VISION (VISION-Workshop/VISION-Datasets): industrial products with defects.",
     "mvtec_ad": "Images of MVTec AD (MVTec Software GmbH): industrial products and textures with defects.",
 }
@@ -130,7 +135,7 @@ def _leaks(directory: Path, splits: list[str]) -> list[Leak]:
 
 def _card(settings: BuildSettings, remarks: list[Remark], leaks: list[Leak]) -> str:
     source, painted = settings.source, bool(getattr(settings, "background_dir", ""))
-    kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir", "curated")
+    kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir", "curated", "annotations")
     shown = [(f"`{key}`", f"`{value}`") for key, value in as_plain(settings).items() if key not in kept_out]
     sections = {"Licence": _LICENCES[source]} if source in _LICENCES else {}
     sections["Left out, dropped or changed"] = _remarks_text(remarks)
@@ -170,7 +175,7 @@ def _remarks_text(remarks: list[Remark], shown: int = 50) -> str:
         return "Nothing."
 
     counts = _counted(remarks)
-    words = {"skipped": "images left out", "changed": "images changed", "dropped": "regions dropped"}
+    words = {"skipped": "images left out", "changed": "images changed", "dropped": "regions dropped", "warned": "warnings"}
     summary = ", ".join(f"{counts[kind]:,} {words.get(kind, kind)}" for kind in sorted(counts))
     table = markdown_table(
         ("what", "image", "why"), [(remark.kind, remark.image, _without_folder(remark)) for remark in remarks[:shown]]

@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from visionsam_hf.cli import dataset_options, options, study_options
 from visionsam_hf.cli.stage import check_inputs, join_launched, refuse_to_replace
 from visionsam_hf.data.errors import Interrupted, UserError
-from visionsam_hf.data.settings import alternatives, build_settings, read_yaml, type_hints, unknown_key
+from visionsam_hf.data.settings import alternatives, build_settings, own_key, read_yaml, type_hints, unknown_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Command:
         settings: dataclass of its keys; the first line of its docstring is the command's help.
         work: "module:function" of this room; the function takes the settings.
         words: keys that can be given as plain words, in this order; what is left over is the CONFIG.
+        several: key that takes all plain words, unless there is one, a YAML.
         config: whether a CONFIG can be given.
         extra: of setup.cfg, whose packages the work imports.
         whole: "module:class" where `settings` lacks the keys of `transformers.TrainingArguments`.
@@ -41,6 +42,7 @@ class Command:
     settings: type
     work: str
     words: tuple[str, ...] = ()
+    several: str = ""
     config: bool = True
     extra: str = ""
     whole: str = ""
@@ -54,8 +56,10 @@ class Command:
 COMMANDS = {
     "quickstart": Command(options.QuickstartSettings, "pipeline:run_quickstart", config=False),
     "pipeline": Command(options.PipelineSettings, "pipeline:run", words=("recipe",), config=False),
+    "tune": Command(options.TuneSettings, "tune:run", words=("data_dir",), config=False),
     "build synthetic": Command(dataset_options.SyntheticSettings, "build:run"),
     "build masks": Command(dataset_options.MasksSettings, "build:run"),
+    "build coco": Command(dataset_options.CocoSettings, "build:run"),
     "build vision": Command(dataset_options.VisionSettings, "build:run"),
     "build mvtec_ad": Command(dataset_options.MVTecADSettings, "build:run"),
     "curate": Command(dataset_options.CurateSettings, "curate:run"),
@@ -74,7 +78,7 @@ COMMANDS = {
     "dpo": Command(options.DPOOptions, "train:run_dpo", whole="train:DPOStage"),
     "evaluate": Command(options.EvaluateSettings, "evaluate:run"),
     "evidence": Command(study_options.EvidenceSettings, "evidence:run"),
-    "report": Command(options.ReportSettings, "report:run"),
+    "report": Command(options.ReportSettings, "report:run", several="directories"),
     "push": Command(options.PushSettings, "push:run", words=("directory", "repo_id")),
     "merge": Command(options.MergeSettings, "export:run_merge", words=("adapter",)),
     "convert": Command(options.ConvertSettings, "convert:run", words=("source",)),
@@ -200,6 +204,8 @@ def _settings(name: str, words: list[str], given: dict[str, Any]) -> Any:
     for key in COMMANDS[name].words:
         if words and key not in given:
             given[key] = words.pop(0)
+    if words and COMMANDS[name].several and not words[0].endswith((".yaml", ".yml")):
+        given[COMMANDS[name].several], words = words, []
     if words and not COMMANDS[name].config:
         raise UserError(f"{name}: '{words[0]}' is one word too many; options are --key value")
     if len(words) > 1:
@@ -253,11 +259,13 @@ def _tied(forms: dict[str, dict[str, Any]], arguments: Sequence[str]) -> Iterato
     words = list(arguments)
     while words:
         word = words.pop(0)
-        key, equals, _ = word[2:].partition("=")
+        key, equals, given = word[2:].partition("=")
         if not word.startswith("--") or word == "--":
             yield word
             continue
-        form = forms.get(key.replace("-", "_"))
+        own = own_key(key.replace("-", "_"), forms)
+        word = word if own == key.replace("-", "_") else f"--{own}{equals}{given}"
+        form = forms.get(own)
         if form is None:
             raise unknown_key("command line", key, forms)
         following = words[0] if words else ""

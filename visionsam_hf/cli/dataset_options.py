@@ -66,12 +66,27 @@ class MasksSettings(BuildSettings):
     group_pattern: str = setting("", "regular expression on the stem; its first group says which piece an image shows")
     group_similar: bool = setting(False, "images that look alike show one piece: keep them in one split")
     mask_threshold: int = setting(127, "mask values above it are defect")
+    invert_masks: bool = setting(False, "mask values above it are background: black is the defect")
     objects: Literal["components", "image"] = setting(
         "components", "components: each connected region is an object; image: the whole mask is one"
     )
     min_area: int = setting(10, "regions of fewer pixels are dropped and counted")
     max_objects: int = setting(32, "the largest regions of an image that are kept")
     keep_good: bool = setting(True, "keep images whose mask is empty")
+
+
+@dataclass
+class CocoSettings(BuildSettings):
+    """A folder of one's own images and COCO annotations, as Label Studio, CVAT, Roboflow and predict write them."""
+
+    source: str = setting("coco", "this source")
+    data_dir: str = setting("", "folder with the images, at any depth", required=True, input=True)
+    annotations: list[str] = setting([], "COCO files (default: every one below data_dir)", input=True)
+    category: str = setting("", "category of every image (default: the class most of its annotations have)")
+    heldout_categories: list[str] = setting([], "categories that go to the heldout split, whole")
+    validation: float = setting(0.1, "share for validation, of images that no file called val or test assigns")
+    test: float = setting(0.2, "share for test, likewise")
+    keep_good: bool = setting(False, "keep images without an annotation, as good ones")
 
 
 @dataclass

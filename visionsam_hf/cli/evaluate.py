@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from visionsam_hf.cli.options import EvaluateSettings
 from visionsam_hf.cli.stage import is_main_process, stage_run
-from visionsam_hf.data.dataset_directory import load_split
+from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.windows import choose_rule
 from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
@@ -21,12 +21,15 @@ from visionsam_hf.inference.baselines import find_baseline, iterate_baseline
 from visionsam_hf.inference.other_sams import load_promptable, model_family
 from visionsam_hf.models.loading import load_model, load_processor
 
+_FEW = 30  # prompts whose interval is as wide as most effects are large
+
 
 def run(settings: EvaluateSettings) -> None:
     """Evaluate, on one process or several: each takes pieces of the data set, the first puts them together."""
     with stage_run("evaluate", settings) as stage:
         processes = PartialState()
-        dataset = load_split(settings.dataset, settings.split, kind="segmentation", streaming=settings.streaming)
+        split = settings.split or _split_to_judge_by(settings.dataset)
+        dataset = load_split(settings.dataset, split, kind="segmentation", streaming=settings.streaming)
         predict, cache = _predictor(settings, processes.device)
         groups = score_dataset(
             predict,
@@ -48,7 +51,7 @@ def run(settings: EvaluateSettings) -> None:
             metrics = {
                 "model": settings.model_name_or_path,
                 "dataset": settings.dataset,
-                "split": settings.split,
+                "split": split,
                 "prompt": settings.prompt,
                 **summarise(
                     read_columns(stage.directory / FILE),
@@ -60,14 +63,24 @@ def run(settings: EvaluateSettings) -> None:
             text = json.dumps(metrics, indent=2, allow_nan=False)
             (stage.directory / "metrics.json").write_text(text + "\n", encoding="utf-8")
             stage.results.update({"n": metrics["n"], **metrics["overall"]})
-            stage.achieved = _told(settings, metrics)
+            stage.achieved = _told(metrics)
 
 
-def _told(settings: EvaluateSettings, metrics: dict[str, Any]) -> str:
+def _split_to_judge_by(name: str) -> str:
+    """The held-out split of a data set, else its test split."""
+    present = split_names(name)
+    for split in ("heldout", "test"):
+        if split in present:
+            return split
+    raise UserError(f"{name}: has no split 'heldout' or 'test' (it has {', '.join(present) or 'none'}); give --split NAME")
+
+
+def _told(metrics: dict[str, Any]) -> str:
     interval = metrics["intervals"]["iou"]
     between = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    name, prompts = settings.model_name_or_path, f"{metrics['n']} prompts of split '{settings.split}'"
-    return f"{name}: IoU {metrics['overall']['iou']:.3f}{between} on {prompts}"
+    few = ", too few to conclude from" if metrics["n"] < _FEW else ""
+    prompts = f"{metrics['n']} prompts of split '{metrics['split']}'{few}"
+    return f"{metrics['model']}: IoU {metrics['overall']['iou']:.3f}{between} on {prompts}"
 
 
 def _predictor(settings: EvaluateSettings, device: Any) -> tuple[Predictor, EmbeddingCache | None]:

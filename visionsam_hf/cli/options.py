@@ -3,7 +3,9 @@
 Those that make or look at segmentation data sets: dataset_options.py.
 """
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -30,6 +32,21 @@ class QuickstartSettings(PipelineSettings):
     """The whole of recipes/quickstart into outputs/quickstart."""
 
     recipe: str = setting("quickstart", "the recipe; there is no other here")
+
+
+@dataclass
+class TuneSettings:
+    """From a folder of photographs with masks to a tuned model and a report, in one command."""
+
+    data_dir: str = setting("", "DIR: photographs and masks in any layout of docs/data.md, or COCO", required=True, input=True)
+    output_dir: str = setting("", "where everything goes (default: outputs/ and the folder's name)")
+    model: str = setting("", "the SAM to tune (default: lite-medsam or mobile-sam when here, else visionsam-tiny)")
+    people: bool = setting(False, "people rank, not the oracle: stops with the command that starts the page, then goes on")
+    dry_run: bool = setting(False, "say what would happen and about how long it takes, and write nothing")
+    set: list[str] = setting([], "stage.key=value ...: changes of the recipe")
+
+    def __post_init__(self) -> None:
+        self.output_dir = self.output_dir or str(Path("outputs") / Path(self.data_dir).resolve().name)
 
 
 @dataclass
@@ -211,7 +228,7 @@ class EvaluateSettings(CacheSettings):
     )
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
     output_dir: str = setting("", "where metrics.json and per_sample.parquet go", required=True)
-    split: str = setting("heldout", "train | validation | test | heldout")
+    split: str = setting("", "train | validation | test | heldout (default: heldout if there is one, else test)")
     prompt: Literal["box", "point", "point_pm"] = setting(
         "box", "point: the most interior pixel; point_pm: and a negative beside the defect"
     )
@@ -238,15 +255,29 @@ class ReportSettings:
     """report.html, report.json and figures from result files alone, in seconds, without a model."""
 
     systems: dict[str, Annotated[list[str], Field(min_length=1)]] = setting(
-        {}, "name -> directories of evaluate, one a split (several of one split: seeds)", required=True, input=True
+        {}, "name -> directories of evaluate, one a split (several of one split: seeds)", input=True
     )
-    output_dir: str = setting("", "where report.html and report.json go; may hold the other stages", required=True)
+    directories: list[str] = setting(
+        [], "DIR ...: directories of evaluate, instead of systems; systems are named by what made their models", input=True
+    )
+    output_dir: str = setting(
+        "", "where report.html and report.json go; may hold the other stages (default: 'report' beside the directories)"
+    )
     title: str = setting("Defect segmentation report", "the page's heading")
     training: dict[str, str] = setting({}, "label -> directory of sft or dpo, for the loss curves", input=True)
     candidates: str = setting("", "candidate set directory", input=True)
     preferences: str = setting("", "preference data set directory", input=True)
     dataset: str = setting("", "segmentation data set directory, for its summary and the photographs", input=True)
     seed: int = setting(0, "of the bootstrap and of the examples drawn by lot")
+
+    def __post_init__(self) -> None:
+        if bool(self.systems) == bool(self.directories):
+            raise UserError("report: give directories of evaluate, DIR DIR ..., or the key 'systems', and not both")
+        if not self.output_dir:
+            if self.systems:
+                raise UserError("report: missing key 'output_dir'; add it, or pass --output_dir DIR")
+            parents = [Path(directory).parent for directory in self.directories]
+            self.output_dir = str(Path(os.path.commonpath(parents)) / "report")
 
 
 @dataclass

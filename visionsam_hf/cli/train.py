@@ -18,6 +18,7 @@ from visionsam_hf.cli.push import publish
 from visionsam_hf.cli.stage import counted, is_main_process, stage_run
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.masks import decode_rle, mask_width
 from visionsam_hf.data.records import RECORD, as_plain, read_record
 from visionsam_hf.hub.model_card import FIGURE, write_model_card
 from visionsam_hf.hub.provenance import parts_of_record, settle
@@ -30,6 +31,8 @@ from visionsam_hf.training.sft_trainer import SamSFTConfig, SamSFTTrainer
 
 logger = logging.getLogger(__name__)
 _PAIRS_LOOKED_AT = 1000
+_IMAGES_MEASURED = 200
+_MANY_LOST = 0.2  # of the defects
 
 
 @dataclass
@@ -47,10 +50,10 @@ def run_sft(settings: SFTStage) -> None:
     train, held = _load("segmentation", settings)
 
     def make_trainer(directory: Path) -> SamTrainer:
-        arguments = _arguments(SamSFTConfig, settings, directory)
-        return SamSFTTrainer(
-            settings.model_name_or_path, arguments, choose_images(train, settings), eval_dataset=held
-        )
+        arguments, chosen = _arguments(SamSFTConfig, settings, directory), choose_images(train, settings)
+        trainer = SamSFTTrainer(settings.model_name_or_path, arguments, chosen, eval_dataset=held)
+        _look_at_sizes(chosen, trainer.train_dataset.mask_side)
+        return trainer
 
     train_stage("sft", settings, make_trainer)
 
@@ -85,6 +88,23 @@ def _look_at_pairs(rows: datasets.Dataset, name: str) -> None:
         logger.warning("%s: its pairs teach the wrong way (%s); look at them with visionsam inspect", name, quality)
 
 
+def _look_at_sizes(rows: datasets.Dataset, side: int) -> None:
+    """Warn of defects that are lost on the grid of the logits, `side` cells a side."""
+    few = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), _IMAGES_MEASURED)).astype(int).tolist())
+    widths = [
+        mask_width(decode_rle(item["rle"])) * side / max(item["rle"]["size"])
+        for row in few.select_columns(["objects"])
+        for item in row["objects"]
+    ]
+    lost = np.mean(np.array(widths) < 1) if widths else 0.0
+    if lost > _MANY_LOST and is_main_process():
+        logger.warning(
+            "%.0f%% of the defects are thinner than a cell of the model's %dx%d masks; zoom (window: zoom), or a model with a"
+            " larger square, shows them larger",
+            *(100 * lost, side, side),
+        )
+
+
 def choose_images(rows: datasets.Dataset, settings: Any) -> datasets.Dataset:
     """At most `max_train_images` rows, drawn with the seed; the same rows whatever else changes."""
     if settings.max_train_images is None or settings.max_train_images >= len(rows):
@@ -113,7 +133,6 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Path], SamTra
         if settings.load_best and validation.get("iou_after", 0.0) < validation.get("iou_before", 0.0):
             trainer.model.load_state_dict(weights, strict=False)
             validation["kept"] = "start"
-            logger.warning("%s: %s", settings.output_dir, _KEPT_START)
         if trainer.is_world_process_zero():
             # Whether a checkpoint was due is nobody's business now, and differs after a stop.
             trainer.state.stateful_callbacks = {}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 
 from visionsam_hf.data.errors import UserError
 
@@ -89,6 +90,15 @@ def mask_box(mask: np.ndarray) -> list[float]:
     """The tightest box round a non-empty (H, W) mask: [x1, y1, x2, y2), x2 and y2 exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
+
+
+def mask_width(mask: np.ndarray) -> float:
+    """How wide a (H, W) bool mask is at its widest place, in pixels: of a line its thickness, of a disc its diameter."""
+    if not mask.any():
+        return 0.0
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    inner = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    return float(2 * ndimage.distance_transform_edt(inner).max() - 1)
 
 
 def mask_iou(first: np.ndarray, second: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import difflib
 import functools
 import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -35,6 +35,13 @@ _ADVICE = {
     "too_short": "give at least {min_length} of them",
     "too_long": "give at most {max_length} of them",
     "literal_error": "give {expected}",
+}
+
+# As TRL's scripts call them -> our keys, of which a command has at most one.
+_TRL_KEYS = {
+    "dataset_name": ("dataset",),
+    "dataset_train_split": ("train_split",),
+    "dataset_test_split": ("eval_split", "split"),
 }
 
 
@@ -96,7 +103,8 @@ def build_settings(
     hints = type_hints(cast(Any, cls))
     checked = {}
     for origin, given in ((str(source), values or {}), ("command line", overrides or {})):
-        for key, value in given.items():
+        for name, value in given.items():
+            key = own_key(name, fields)
             if key not in fields:
                 raise unknown_key(origin, key, fields)
             if origin == "command line" and isinstance(value, str):
@@ -115,6 +123,11 @@ def build_settings(
         if not any(str(frame.f_globals.get("__name__")).startswith("transformers.") for frame, _ in frames):
             raise
         raise UserError(f"{source}: {error}") from None
+
+
+def own_key(key: str, known: Container[str]) -> str:
+    """The key among `known` that TRL's name for it means; any other key unchanged."""
+    return key if key in known else next((own for own in _TRL_KEYS.get(key, ()) if own in known), key)
 
 
 def unknown_key(origin: str, key: str, known: Iterable[str]) -> UserError:

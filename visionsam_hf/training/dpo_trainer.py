@@ -89,6 +89,7 @@ class SamDPOTrainer(SamTrainer):
     the rows that have one).
     """
 
+    config = SamDPOConfig
     collator = PreferenceCollator()
     judged_by = ("eval_iou/truth", "eval_iou/chosen")
 

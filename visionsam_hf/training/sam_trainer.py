@@ -1,5 +1,6 @@
 """What supervised and preference training share: the model made ready, one forward for all mask tokens, exact averages."""
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 import datasets
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, SamModel, SamProcessor, TrainerCallback, TrainingArguments
@@ -47,8 +48,9 @@ class SamTrainer(ResumableTrainer):
 
     Args:
         model: a `SamModel`, or its directory, Hub id, or `visionsam-tiny`; or the name of a LoRA adapter.
-        args: the subclass's config.
+        args: the subclass's config; its defaults, in `trainer_output`, when None.
         train_dataset, eval_dataset: rows of the subclass's schema.
+        peft_config: a `LoraConfig` whose rank, alpha and dropout an adapter takes; where it goes, `args.trainable` says.
         processing_class: the model's `SamProcessor`; loaded beside a named model. Trainer does not get it, as it takes
             every processor for one with a tokenizer; `_save` writes it.
         kwargs: as `transformers.Trainer` takes them.
@@ -56,6 +58,7 @@ class SamTrainer(ResumableTrainer):
 
     # `compute_loss` divides by the prompts of the accumulated batch itself.
     loss_is_scaled_for_ga = True
+    config: type = TrainingArguments
     # Cells a side that are averaged into one.
     pool = 1
     # The evaluation's metric by which a model is better, higher ones; the first of them that there is.
@@ -66,12 +69,16 @@ class SamTrainer(ResumableTrainer):
     def __init__(
         self,
         model: str | SamModel,
-        args: Any,
-        train_dataset: datasets.Dataset,
+        args: Any = None,
+        train_dataset: datasets.Dataset | None = None,
         eval_dataset: datasets.Dataset | None = None,
         processing_class: SamProcessor | None = None,
+        peft_config: LoraConfig | None = None,
         **kwargs: Any,
     ) -> None:
+        if train_dataset is None:
+            raise UserError("train_dataset: give the rows to learn from")
+        args = _with_lora(self.config() if args is None else args, peft_config)
         seen = self._loss_sees(args, train_dataset)
         model, self.processor = prepare_tuned(model, processing_class, args, **seen)
         self.rule = choose_rule(args, self.processor)
@@ -251,6 +258,19 @@ class SamTrainer(ResumableTrainer):
     def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
         """Not here: masks at the original size come from `visionsam_hf.evaluate_model` and `visionsam predict`."""
         raise NotImplementedError("use visionsam_hf.evaluate_model, or visionsam predict")
+
+
+def _with_lora(args: Any, peft_config: LoraConfig | None) -> Any:
+    """The arguments with an adapter as `peft_config` has it; themselves without one."""
+    if peft_config is None:
+        return args
+    if peft_config.target_modules:
+        raise UserError("peft_config: target_modules is not read; `trainable` in args says where the adapter goes")
+    args = copy.copy(args)
+    args.use_peft = True
+    args.lora_r, args.lora_alpha, args.lora_dropout = peft_config.r, peft_config.lora_alpha, peft_config.lora_dropout
+    args._check_adapter()
+    return args
 
 
 def prepare_model(

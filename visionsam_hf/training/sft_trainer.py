@@ -37,6 +37,7 @@ class SamSFTTrainer(SamTrainer):
     (|predicted IoU - IoU|).
     """
 
+    config = SamSFTConfig
     collator = PromptCollator()
 
     def _get_ready(self) -> None:

@@ -1,0 +1,87 @@
+"""`visionsam tune DIR`, as somebody new to it meets it: thin cracks, a small model, one command."""
+
+import json
+
+import pytest
+import yaml
+from thin_cracks import write_cracks
+
+from visionsam_hf.cli.command_line import main
+from visionsam_hf.cli.options import TuneSettings
+from visionsam_hf.cli.tune import recipe_of
+from visionsam_hf.data.records import read_record
+
+_SHORT = ["--set", "build.objects=image", "sft.max_steps=4", "dpo.max_steps=2", "candidates.max_prompts=12"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_cracks(tmp_path / "cracks", 16, 128)
+
+
+def tune(*words):
+    return main(["tune", "cracks", *map(str, words)])
+
+
+def test_from_a_folder_to_a_report(folder, model_dir, tmp_path, capsys):
+    assert tune("--model", model_dir, *_SHORT) == 0
+    printed = capsys.readouterr().out
+    for stage in ("build:", "embed:", "sft:", "candidates:", "annotate:", "dpo:", "evaluate:", "report:", "tune: report"):
+        assert f"\n{stage}" in f"\n{printed}", stage
+    out = tmp_path / "outputs" / "cracks"
+    report = json.loads((out / "report" / "report.json").read_text())
+    assert {"SAM", "SFT-SAM", "VisionSAM", "Fill the box"} <= set(report["systems"])
+    assert (out / "model" / "model.safetensors").read_bytes() == (out / "dpo" / "model.safetensors").read_bytes()
+    for name in ("sft", "dpo"):
+        found = read_record(out / name)["results"].get("validation")
+        assert found is None or found["kept"] == "start" or found["iou_after"] >= found["iou_before"]
+    assert tune("--model", model_dir, *_SHORT) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("done before, skipped") == len(yaml.safe_load((out / "recipe" / "pipeline.yaml").read_text())["stages"])
+    assert main(["pipeline", str(out / "recipe"), "--only", "report"]) == 0
+    edited = out / "recipe" / "sft.yaml"
+    edited.write_text(edited.read_text() + "weight_decay: 0.1\n")
+    assert tune("--model", model_dir, *_SHORT) == 2
+    assert "is not what this command would write" in capsys.readouterr().err
+
+
+def test_people_rank_and_the_same_command_goes_on(folder, model_dir, tmp_path, capsys):
+    assert tune("--model", model_dir, "--people", *_SHORT) == 0
+    printed = capsys.readouterr().out
+    out = tmp_path / "outputs" / "cracks"
+    assert "visionsam annotate serve --candidates outputs/cracks/candidates --store outputs/cracks/annotations.sqlite" in printed
+    assert (out / "candidates").is_dir() and not (out / "preferences").exists()
+
+
+def test_a_dry_run_writes_nothing(folder, model_dir, tmp_path, capsys):
+    assert tune("--model", model_dir, "--dry_run") == 0
+    printed = capsys.readouterr().out
+    assert "annotate oracle  -> outputs/cracks/preferences" in printed and "minutes here" in printed
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_too_few_photographs_are_told(tmp_path, monkeypatch, model_dir, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_cracks(tmp_path / "cracks", 3, 128)
+    assert tune("--model", model_dir) == 2
+    assert "give ten or more" in capsys.readouterr().err and not (tmp_path / "outputs").exists()
+
+
+def test_the_source_follows_from_the_folder(folder, tmp_path):
+    def command(path):
+        return recipe_of(TuneSettings(str(path)), "visionsam-tiny", tmp_path)["pipeline"]["stages"][0]["run"]
+
+    assert command(folder) == "build masks"
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "notes.json").write_text("[]")
+    assert command(export) == "build masks"
+    (export / "result.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    assert command(export) == "build coco"
+
+
+@pytest.mark.parametrize("pair", ["sft", "sft.x", "nothing.lr=1"])
+def test_a_wrong_set_is_one_line(folder, model_dir, pair, capsys):
+    assert tune("--model", model_dir, "--set", pair) == 2
+    assert "is not stage.key=value of a stage" in capsys.readouterr().err
