@@ -27,6 +27,7 @@ class FinderConfig:
     Attributes:
         kind: "bank", "head" or "both"; "maps" of one whose maps another system made.
         encoder: fingerprint of the encoder whose embeddings it knows. model: the model's name when it was trained.
+        maps: folder of another system's maps, of kind "maps".
         image_size: sides of the padded square that the encoder sees, in pixels.
         shape: (C, h, w) of its embeddings.
         heads: how many are averaged.
@@ -40,6 +41,7 @@ class FinderConfig:
     kind: str
     encoder: str = ""
     model: str = ""
+    maps: str = ""
     image_size: int = 0
     shape: tuple[int, ...] = ()
     heads: int = 0

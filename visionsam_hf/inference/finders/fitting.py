@@ -5,12 +5,12 @@ too small for that (with 8 good photographs nobody knows what one in twenty scor
 parts are fitted without every fold, and measure it. The heads of the folds, averaged, are the finder's head.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import median_abs_deviation, norm
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -124,16 +124,18 @@ def _calibrate(
 def set_threshold(config: FinderConfig, scores: np.ndarray, defective: np.ndarray) -> None:
     """Set threshold and probability of a finder from the scores of photographs that it has not seen.
 
-    The threshold is the least score above which at most a share of `false_alarm_rate` of the good ones lies. The
-    probability is logistic regression's, both kinds weighing the same; without defective photographs it is one half at
-    the threshold, and its slope is that of the good ones' spread.
+    The threshold is the score that a share of `false_alarm_rate` of good ones exceeds if their logarithms are normal, by
+    their median and median deviation: else, of 60 good photographs, the three oddest would decide, and they may be
+    defective ones that nobody marked. The probability is logistic regression's, both kinds weighing the same; without
+    defective photographs it is one half at the threshold, and its slope is that of the good ones' spread.
 
     Args:
         scores: (N,). defective: (N,) bool.
     """
-    good = np.sort(scores[~defective])
-    above = math.floor(len(good) * config.false_alarm_rate)
-    config.threshold = float(good[len(good) - 1 - above])
+    good = scores[~defective]
+    logs = np.log1p(np.maximum(good, 0))
+    spread = max(median_abs_deviation(logs, scale="normal"), 1e-3)
+    config.threshold = float(np.expm1(norm.ppf(1 - config.false_alarm_rate, np.median(logs), spread)))
     if defective.sum() < FEWEST_DEFECTIVE:
         config.slope = float(1 / max(good.std(), 1e-6))
         config.offset = -config.slope * config.threshold
