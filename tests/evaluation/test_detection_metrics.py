@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visionsam_hf.evaluation.detection_metrics import FoundDefects, aupro, detection_figures, pixel_figures
+from visionsam_hf.evaluation.detection_metrics import FoundDefects, detection_figures, pixel_figures
 
 
 def aupro_by_thresholds(maps, truths, limit):
@@ -35,18 +35,23 @@ def test_aupro_is_what_its_definition_says(seed, levels, limit):
     maps = [rng.integers(0, levels, (9, 7)).astype(np.float32) for _ in range(3)]
     truths = [rng.random((9, 7)) < share for share in (0.3, 0.1, 0.0)]
     truths[0][0, 0], truths[0][8, 6] = True, False
-    assert aupro(maps, truths, limit=limit) == pytest.approx(aupro_by_thresholds(maps, truths, limit), abs=1e-9)
+    found = pixel_figures(maps, truths, limit=limit)
+    assert found["aupro"] == pytest.approx(aupro_by_thresholds(maps, truths, limit), abs=1e-9)
+    rough = pixel_figures(maps, truths, limit=limit, levels=60)
+    assert rough == pytest.approx(found, abs=0.12)
+    pixels = [np.concatenate([part.ravel() for part in parts]) for parts in (maps, truths)]
+    assert detection_figures(*pixels) == pytest.approx({key: found[key] for key in ("auroc", "ap", "f1_max")})
 
 
 def test_aupro_counts_regions_and_not_pixels():
     truth = np.zeros((20, 20), bool)
     truth[0, 0], truth[10:, 10:] = True, True
     found = np.where(truth, 1.0, 0.0)
-    assert aupro([found], [truth]) == pytest.approx(1)
+    assert pixel_figures([found], [truth])["aupro"] == pytest.approx(1)
     found[0, 0] = -1  # one pixel of a hundred and one, but one region of two
     # Up to a rate of 1 the missed region stays missed.
-    assert aupro([found], [truth]) == pytest.approx(0.5)
-    assert aupro([found], [np.zeros_like(truth)]) is None
+    assert pixel_figures([found], [truth])["aupro"] == pytest.approx(0.5, abs=1e-3)
+    assert pixel_figures([found], [np.zeros_like(truth)])["aupro"] is None
 
 
 def test_figures_of_detection():

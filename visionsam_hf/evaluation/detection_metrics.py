@@ -16,24 +16,27 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from visionsam_hf.data.masks import mask_iou
 
 FOUND_IOU = 0.3  # from which on a mask has found its defect
+_LEVELS = 20_000
 
 
-def detection_figures(scores: np.ndarray, positive: np.ndarray) -> dict[str, float | None]:
+def detection_figures(
+    scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, float | None]:
     """AUROC, average precision and F1 at the best threshold.
 
     Args:
-        scores: (N,), the higher the more defective. positive: (N,) bool.
+        scores: (N,), the higher the more defective. positive: (N,) bool. weights: (N,) how often each counts.
 
     Returns:
         "auroc", "ap", "f1_max"; None each where all or none are positive.
     """
     if positive.all() or not positive.any():
         return {"auroc": None, "ap": None, "f1_max": None}
-    precision, recall, _ = precision_recall_curve(positive, scores)
+    precision, recall, _ = precision_recall_curve(positive, scores, sample_weight=weights)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     return {
-        "auroc": float(roc_auc_score(positive, scores)),
-        "ap": float(average_precision_score(positive, scores)),
+        "auroc": float(roc_auc_score(positive, scores, sample_weight=weights)),
+        "ap": float(average_precision_score(positive, scores, sample_weight=weights)),
         "f1_max": float(f1.max()),
     }
 
@@ -44,49 +47,49 @@ def roc_points(scores: np.ndarray, positive: np.ndarray) -> list[list[float]]:
     return [[float(x), float(y)] for x, y in zip(false, true)]
 
 
-def pixel_figures(maps: Sequence[np.ndarray], truths: Sequence[np.ndarray], *, limit: float = 0.3) -> dict[str, Any]:
+def pixel_figures(
+    maps: Sequence[np.ndarray], truths: Sequence[np.ndarray], *, limit: float = 0.3, levels: int = _LEVELS
+) -> dict[str, float | None]:
     """`detection_figures` of all pixels of all images together, and AUPRO.
+
+    Every pixel of a region adds one over the region's size over the number of regions to the overlap, every good one to
+    the false positives; summed from the highest level down they are AUPRO's curve. Millions of pixels are counted by
+    level: exactly where their scores have at most `levels` values, else those of one quantile count as equal.
 
     Args:
         maps: an (H, W) float map an image. truths: the (H, W) bool masks of their defects.
-        limit: of AUPRO.
-    """
-    scores = np.concatenate([found.ravel() for found in maps]).astype(np.float32)
-    positive = np.concatenate([truth.ravel() for truth in truths])
-    return {**detection_figures(scores, positive), "aupro": aupro(maps, truths, limit=limit)}
-
-
-def aupro(maps: Sequence[np.ndarray], truths: Sequence[np.ndarray], *, limit: float = 0.3) -> float | None:
-    """Area under the mean overlap per region over the false positive rate, from 0 to `limit`, divided by `limit`.
-
-    Every pixel of a region adds one over the region's size over the number of regions to the overlap, every good one
-    to the false positives; sorted by score, their sums are the curve. Equal scores count as one threshold.
-
-    Args:
-        maps: an (H, W) float map an image. truths: (H, W) bool.
-        limit: largest share of good pixels that is marked.
+        limit: of AUPRO, the largest share of good pixels that is marked.
+        levels: of scores that are told apart.
 
     Returns:
-        A share of 1; None without a region or without a good pixel.
+        "auroc", "ap", "f1_max", "aupro"; None where there is no defective or no good pixel.
     """
+    scores = np.concatenate([found.ravel() for found in maps]).astype(np.float32)
     weights, regions = [], 0
     for truth in truths:
         count, labels, statistics, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8), connectivity=8)
-        share = np.concatenate([[0.0], 1 / statistics[1:, cv2.CC_STAT_AREA]])
-        weights.append(share[labels].ravel())
+        weights.append(np.concatenate([[0.0], 1 / statistics[1:, cv2.CC_STAT_AREA]])[labels].ravel())
         regions += count - 1
-    weight = np.concatenate(weights)
-    good = weight == 0
-    if not regions or not good.any():
-        return None
-    scores = np.concatenate([found.ravel() for found in maps])
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    false = np.concatenate([[0.0], np.cumsum(good[order])[ends] / good.sum()])
-    overlap = np.concatenate([[0.0], np.cumsum(weight[order])[ends] / regions])
+    overlap = np.concatenate(weights)
+    positive = overlap > 0
+    ranked = np.sort(scores)
+    edges = np.unique(ranked if len(ranked) <= levels else ranked[:: len(ranked) // levels])
+    level = np.searchsorted(edges, scores, side="right")
+    defective, good, reached = (
+        np.bincount(level, weights=part, minlength=len(edges) + 1) for part in (positive, ~positive, overlap)
+    )
+    both = np.arange(len(edges) + 1)
+    kinds = np.repeat([True, False], len(both))
+    counts = np.concatenate([defective, good])
+    seen = counts > 0
+    figures = detection_figures(np.tile(both, 2)[seen], kinds[seen], counts[seen])
+    if figures["auroc"] is None:
+        return {**figures, "aupro": None}
+    false = np.concatenate([[0.0], np.cumsum(good[::-1]) / good.sum()])
+    true = np.concatenate([[0.0], np.cumsum(reached[::-1]) / regions])
     inside = false <= limit
-    x, y = np.append(false[inside], limit), np.append(overlap[inside], np.interp(limit, false, overlap))
-    return float(np.trapezoid(y, x) / limit)
+    x, y = np.append(false[inside], limit), np.append(true[inside], np.interp(limit, false, true))
+    return {**figures, "aupro": float(np.trapezoid(y, x) / limit)}
 
 
 @dataclass
