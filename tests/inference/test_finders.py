@@ -80,7 +80,9 @@ def test_a_finder_tells_good_from_defective_and_survives_its_files(kind, tmp_pat
     assert scores[::2].min() > max(scores[1::2].max(), finder.config.threshold)
     assert (scores[1::2] > finder.config.threshold).mean() <= 0.5
     assert all(finder.config.probability(score) > 0.5 for score in scores[::2])
-    assert (maps[0][:, 6:] == 0).all()
+    whole, sharp = finder.maps_of(test.embeddings[0], size)
+    assert (whole[:, 6:] == 0).all() and (sharp[:, 6:] == 0).all()
+    assert test.targets[0][np.unravel_index(sharp.argmax(), sharp.shape)] == 1  # the peak lies in the defect
     save_finder(finder, tmp_path)
     copied = load_finder(tmp_path)
     assert copied.config == finder.config
@@ -107,13 +109,14 @@ def test_regions_round_peaks():
     found[5:15, 5:20] = 4
     found[8, 8] = 10
     found[30:34, 50:55] = 6
-    high, low = find_regions(found, threshold=5, level=0.3, most=5)
+    high, low = find_regions(found, level=0.3, most=5)
     assert high.peak == 10 and high.point == (8, 8) and high.box == (5, 5, 20, 15)
     assert low.box == (50, 30, 55, 34)
-    (only,) = find_regions(found, threshold=5, level=0.5, most=1)
+    (only,) = find_regions(found, level=0.5, most=1)
     assert only.box == (8, 8, 9, 9)
-    assert not list(find_regions(found, threshold=11, level=0.5, most=3))
-    assert not list(find_regions(found * 0, threshold=-1, level=0.5, most=3))
+    found[30:34, 50:55] = 5.9  # less than 0.6 of the first peak
+    assert len(list(find_regions(found, level=0.3, most=3))) == 1
+    assert not list(find_regions(found * 0, level=0.5, most=3))
     box, points = region_prompt(high, "point_pm")
     assert box.tolist() == [5, 5, 20, 15] and points[0].tolist() == [8, 8]
     assert not high.pixels[int(points[1, 1]), int(points[1, 0])]

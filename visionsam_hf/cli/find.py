@@ -18,7 +18,7 @@ from visionsam_hf.inference.finders.finder import Finder, FinderConfig
 from visionsam_hf.inference.finders.finder_files import OutsideMaps, finder_card, save_finder
 from visionsam_hf.inference.finders.fitting import check_counts, fit_finder, set_threshold
 from visionsam_hf.inference.finders.found_masks import choose_plan
-from visionsam_hf.inference.finders.found_rows import EmbeddedRow, as_cells, embedded_rows, found_map
+from visionsam_hf.inference.finders.found_rows import EmbeddedRow, as_cells, embedded_rows, found_maps
 from visionsam_hf.models.loading import encoder_fingerprint, image_side, load_model, load_processor, to_best_device
 
 _CHOOSING = 40  # defective images that the plan is chosen on
@@ -41,7 +41,7 @@ def run(settings: FindSettings) -> None:
         finder, source = _fitted(settings, model, rows, held_rows, stage)
         fitted = time.perf_counter()
         images = _defective(finder, source, held_rows or rows)
-        finder.config.plan, reached = choose_plan(model, images, finder.config.threshold)
+        finder.config.plan, reached = choose_plan(model, images)
         save_finder(finder, stage.directory)
         stage.results.update(
             images=len(rows), good=int((~defective).sum()), threshold=finder.config.threshold, plan_iou=reached,
@@ -88,7 +88,7 @@ def _fitted(
 
 def _calibrate_maps(config: FinderConfig, maps: OutsideMaps, rows: list[EmbeddedRow]) -> None:
     """Units, threshold and probability of another system's maps, on images of the split that its maps are of."""
-    found = [found_map(maps, row)[0] for row in rows]
+    found = [found_maps(maps, row).whole for row in rows]
     defective = np.array([bool(row.truth.any()) for row in rows])
     check_counts("maps", int((~defective).sum()), int(defective.sum()))
     good = np.concatenate([values.ravel() for values, bad in zip(found, defective) if not bad])
@@ -101,7 +101,5 @@ def _defective(
     finder: Finder, source: Finder | OutsideMaps, rows: list[EmbeddedRow]
 ) -> Iterator[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
     """What the plan is chosen on."""
-    mean, scale = finder.config.units.get("maps", (0.0, 1.0))
     for row in [row for row in rows if row.truth.any()][:_CHOOSING]:
-        found, _ = found_map(source, row)
-        yield row.embedding, (found - mean) / scale, row.truth
+        yield row.embedding, found_maps(source, row, finder.config.units.get("maps", (0.0, 1.0))).sharp, row.truth

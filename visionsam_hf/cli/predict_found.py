@@ -16,7 +16,7 @@ from visionsam_hf.cli.options import PredictSettings
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.inference.finders.finder_files import check_encoder, load_finder
 from visionsam_hf.inference.finders.found_masks import FoundMask, find_masks
-from visionsam_hf.inference.finders.found_rows import finder_map
+from visionsam_hf.inference.finders.found_rows import finder_maps
 from visionsam_hf.inference.prediction_files import (
     CATEGORY,
     Predicted,
@@ -54,10 +54,9 @@ def run_found(settings: PredictSettings, read: Callable[[Path], Image]) -> None:
                 image = read(entry.path)
                 pixels = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)
                 embedding = encoder(pixels)[0]
-                found, score = finder_map(finder, embedding, (image.height, image.width))
-                masks = []
-                if score >= config.threshold:
-                    masks = find_masks(model, embedding, found, config.plan, config.threshold)
+                found = finder_maps(finder, embedding, (image.height, image.width))
+                score = found.score
+                masks = find_masks(model, embedding, found.sharp, config.plan) if score >= config.threshold else []
                 writer.add(entry, np.asarray(image), [_predicted(mask) for mask in masks])
                 table.writerow(_verdict(entry.name, score, masks, config))
                 defective += score >= config.threshold

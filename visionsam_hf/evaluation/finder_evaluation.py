@@ -14,7 +14,7 @@ from visionsam_hf.evaluation.metrics import exact_mean
 from visionsam_hf.inference.finders.finder import Finder
 from visionsam_hf.inference.finders.finder_files import OutsideMaps
 from visionsam_hf.inference.finders.found_masks import find_masks, united
-from visionsam_hf.inference.finders.found_rows import EmbeddedRow, found_map
+from visionsam_hf.inference.finders.found_rows import EmbeddedRow, found_maps
 from visionsam_hf.inference.prediction import predict_at
 from visionsam_hf.models.loading import image_side
 
@@ -33,23 +33,23 @@ def evaluate_finder(
         finder: its threshold and plan turn maps into masks; None measures the maps alone.
     """
     maps, truths, table, counted = [], [], [], FoundDefects()
-    mean, scale = finder.config.units.get("maps", (0.0, 1.0)) if finder is not None else (0.0, 1.0)
+    units = finder.config.units.get("maps", (0.0, 1.0)) if finder is not None else (0.0, 1.0)
     for row in rows:
-        found, score = found_map(source, row)
-        found, score = (found - mean) / scale, (score - mean) / scale
+        found = found_maps(source, row, units)
+        score = found.score
         entry = {
             "image_id": row.row["image_id"], "category": names[row.row["category"]], "defective": bool(row.truth.any()),
             "score": score,
         }  # fmt: skip
         if finder is not None:
             config = finder.config
-            kept = find_masks(model, row.embedding, found, config.plan, config.threshold) if score >= config.threshold else []
+            kept = find_masks(model, row.embedding, found.sharp, config.plan) if score >= config.threshold else []
             entry |= {
                 "probability": config.probability(score), "masks": len(kept),
                 "iou": counted.add([one.mask for one in kept], row.defects),
                 "iou_with_boxes": boxed_iou(model, row) if row.defects else None,
             }  # fmt: skip
-        maps.append(found.astype(np.float32))
+        maps.append(found.whole)
         truths.append(row.truth)
         table.append(entry)
     figures = {"images": len(table), **_detection(maps, truths, table)}

@@ -16,7 +16,7 @@ from visionsam_hf.inference.prediction import predict_at
 from visionsam_hf.models.loading import image_side
 
 _SAME_IOU, _WITHIN = 0.5, 0.8  # two masks are one defect above this IoU, or where so much of the smaller lies in the other
-_LEVELS, _REGIONS, _SHARES = (0.3, 0.5, 0.7), (1, 2, 3, 5), (0.0, 0.25, 0.4)
+_LEVELS, _REGIONS, _SHARES = (0.35, 0.5, 0.7), (1, 2, 3), (0.0, 0.25, 0.4)
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,23 @@ def same_defect(one: np.ndarray, other: np.ndarray) -> bool:
     return mask_iou(one, other) >= _SAME_IOU or shared >= _WITHIN * smaller
 
 
-def find_masks(
-    model: SamModel, embedding: torch.Tensor, found: np.ndarray, plan: PromptPlan, threshold: float
-) -> list[FoundMask]:
-    """The defects of a photograph, the best-scored first.
+def find_masks(model: SamModel, embedding: torch.Tensor, found: np.ndarray, plan: PromptPlan) -> list[FoundMask]:
+    """The defects of a photograph that is defective, the best-scored first.
 
     Args:
-        embedding: (C, h, w). found: (H, W) map in units of good parts.
-        threshold: of the finder: no peak above it, no mask.
+        embedding: (C, h, w). found: (H, W) map in units of good parts, the sharp one.
     """
-    regions = list(find_regions(found, threshold=threshold, level=plan.level, most=plan.regions))
+    regions = list(find_regions(found, level=plan.level, most=plan.regions))
     return keep_masks(segment_regions(model, embedding, found, regions, plan.kind), plan)
 
 
 def choose_plan(
-    model: SamModel, images: Iterable[tuple[torch.Tensor, np.ndarray, np.ndarray]], threshold: float
+    model: SamModel, images: Iterable[tuple[torch.Tensor, np.ndarray, np.ndarray]]
 ) -> tuple[PromptPlan, float]:
     """The plan with the largest mean IoU of an image's masks together, over images with a defect.
 
     Args:
-        images: the (C, h, w) embedding, the (H, W) map and the (H, W) bool mask of all defects, of each.
-        threshold: of the finder.
+        images: the (C, h, w) embedding, the sharp (H, W) map and the (H, W) bool mask of all defects, of each.
 
     Returns:
         The plan, and its mean IoU; the default plan and 0 without an image.
@@ -107,7 +103,7 @@ def choose_plan(
         count += 1
         masks: dict[tuple[str, float], list[FoundMask]] = {}
         for level in _LEVELS:
-            regions = list(find_regions(found, threshold=threshold, level=level, most=max(_REGIONS)))
+            regions = list(find_regions(found, level=level, most=max(_REGIONS)))
             for kind in PROMPT_KINDS:
                 masks[kind, level] = segment_regions(model, embedding, found, regions, kind)
         for place, plan in enumerate(plans):

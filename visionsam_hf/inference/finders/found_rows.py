@@ -58,15 +58,25 @@ def as_cells(rows: list[EmbeddedRow]) -> Cells:
     )
 
 
-def found_map(source: Finder | OutsideMaps, row: EmbeddedRow) -> tuple[np.ndarray, float]:
-    """The (H, W) map of a row and its score, from its embedding or, in that system's own units, from its file."""
+@dataclass(frozen=True)
+class FoundMaps:
+    """Of a photograph: (H, W) float32 `whole`, `sharp` (where to prompt) and the score of the whole."""
+
+    whole: np.ndarray
+    sharp: np.ndarray
+    score: float
+
+
+def found_maps(source: Finder | OutsideMaps, row: EmbeddedRow, units: tuple[float, float] = (0.0, 1.0)) -> FoundMaps:
+    """The maps of a row: from its embedding, or from another system's file, in its `units` (mean, standard deviation)."""
     if isinstance(source, OutsideMaps):
-        found = source.map_of(row.row["image_id"], row.truth.shape)
-        return found, float(found.max())
-    return finder_map(source, row.embedding, row.truth.shape)
+        found = (source.map_of(row.row["image_id"], row.truth.shape) - units[0]) / units[1]
+        return FoundMaps(found, found, float(found.max()))
+    return finder_maps(source, row.embedding, row.truth.shape)
 
 
-def finder_map(finder: Finder, embedding: torch.Tensor, original_size: tuple[int, ...]) -> tuple[np.ndarray, float]:
-    """The (H, W) map of a (C, h, w) embedding, and its score."""
-    cells = finder.map_of(embedding, original_size)
-    return map_to_original(cells, original_size, finder.config.image_size), map_score(cells, original_size)
+def finder_maps(finder: Finder, embedding: torch.Tensor, original_size: tuple[int, ...]) -> FoundMaps:
+    """The maps of a (C, h, w) embedding."""
+    cells = finder.maps_of(embedding, original_size)
+    whole, sharp = (map_to_original(found, original_size, finder.config.image_size) for found in cells)
+    return FoundMaps(whole, sharp, map_score(cells[0], original_size))

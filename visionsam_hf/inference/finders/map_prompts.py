@@ -9,6 +9,8 @@ import numpy as np
 from visionsam_hf.data.masks import mask_box
 from visionsam_hf.data.prompts import negative_point
 
+_FURTHER = 0.6
+
 
 @dataclass(frozen=True)
 class PromptPlan:
@@ -39,20 +41,20 @@ class Region:
     box: tuple[float, float, float, float]
 
 
-def find_regions(found: np.ndarray, *, threshold: float, level: float, most: int) -> Iterator[Region]:
-    """The regions of an (H, W) map round its peaks above `threshold` (above 0), the highest first.
+def find_regions(found: np.ndarray, *, level: float, most: int) -> Iterator[Region]:
+    """The regions of an (H, W) map round its peaks above 0, the highest first.
 
     Args:
-        found: float32 map in units of good parts.
-        threshold: a peak is at least so high.
+        found: float32 map in units of good parts. A further peak has at least 0.6 of the first one's height.
         level: the region of a peak is what is connected with it above `level` times its height.
         most: regions at most.
     """
     rest = found.copy()
+    least = _FURTHER * float(rest.max())
     for _ in range(most):
         y, x = np.unravel_index(int(rest.argmax()), rest.shape)
         peak = float(rest[y, x])
-        if not peak >= threshold or peak <= 0:
+        if peak <= 0 or peak < least:
             return
         _, labels = cv2.connectedComponents((rest >= level * peak).astype(np.uint8), connectivity=8)
         pixels = labels == labels[y, x]
