@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from visionsam_hf.cli.evaluate_found import run_found
 from visionsam_hf.cli.options import EvaluateSettings
 from visionsam_hf.cli.stage import is_main_process, stage_run
 from visionsam_hf.data.dataset_directory import load_split, split_names
@@ -26,6 +27,9 @@ _FEW = 30  # prompts whose interval is as wide as most effects are large
 
 def run(settings: EvaluateSettings) -> None:
     """Evaluate, on one process or several: each takes pieces of the data set, the first puts them together."""
+    if settings.finder:
+        run_found(settings)
+        return
     with stage_run("evaluate", settings) as stage:
         processes = PartialState()
         split = settings.split or _split_to_judge_by(settings.dataset)

@@ -243,6 +243,9 @@ class EvaluateSettings(CacheSettings):
     partial_coverage: float = setting(0.8, "failure cases: over-segmentation covers this share of the defect ...")
     partial_precision: float = setting(0.5, "... at a precision below this")
     seed: int = setting(0, "of the bootstrap")
+    finder: str = setting(
+        "", "finder's directory, or maps:DIR with another system's maps: evaluate without boxes, on good images too", input=False
+    )
     # The model as an input of the stage; a baseline is none.
     model_input: str = field(default="", init=False, metadata={"input": "model"})
 
@@ -349,13 +352,44 @@ class PredictSettings(WindowSettings):
     )
     no_box: bool = setting(False, "no prompt: SAM's automatic mask generation finds masks of whatever is there")
     points_per_side: Count = setting(32, "automatic: a grid of so many points a side")
+    finder: str = setting("", "no prompt: a finder's directory; its regions prompt the model", input=True)
     min_score: float = setting(0.88, "automatic: masks with a lower predicted IoU are dropped")
     min_stability: float = setting(0.95, "automatic: masks whose outline is less stable are dropped")
     output: str = setting("", "directory for masks, overlays, predictions.jsonl and coco.json", required=True)
 
     def __post_init__(self) -> None:
-        if sum(bool(given) for given in (self.box, self.point, self.prompts, self.no_box)) != 1:
-            raise UserError("predict: give one prompt: --box X1 Y1 X2 Y2, --point X Y, --prompts FILE, or --no-box")
+        if sum(bool(given) for given in (self.box, self.point, self.prompts, self.no_box, self.finder)) != 1:
+            told = "--box X1 Y1 X2 Y2, --point X Y, --prompts FILE, --no-box, or --finder DIR"
+            raise UserError(f"predict: give one prompt: {told}")
         for key, count, words in (("box", 4, "X1 Y1 X2 Y2"), ("point", 2, "X Y")):
             if len(getattr(self, key)) not in (0, count):
                 raise UserError(f"{key}: has {len(getattr(self, key))} numbers; give {words}")
+
+
+@dataclass
+class FindSettings(CacheSettings):
+    """A finder, which needs no box: where a photograph looks wrong, and whether it is good."""
+
+    model_name_or_path: str = setting(
+        "", "SAM whose encoder it rests on, and whose masks choose the prompts", required=True, input="model"
+    )
+    dataset: str = setting("", "segmentation data set with good images too", required=True, input=True)
+    finder: Literal["bank", "head", "both", "maps"] = setting(
+        "both", "bank: from good photographs alone; head: from masks; both; maps: those of another system"
+    )
+    maps: str = setting("", "folder with another system's maps of the data set's images (finder: maps)", input=True)
+    train_split: str = setting("train", "split to learn from")
+    eval_split: str | None = setting("validation", "split that chooses prompts and helps to calibrate; null: none")
+    max_defective_images: CountOrAll = setting(0, "use only so many defective images, drawn with the seed; 0: all")
+    max_good_images: CountOrAll = setting(0, "use only so many good images, drawn with the seed; 0: all")
+    bank_size: Count = setting(2000, "cells in the bank")
+    folds: Annotated[int, Field(ge=2)] = setting(4, "parts that take turns in the calibration; heads that are averaged")
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = setting(
+        0.05, "share of good photographs that may be called defective"
+    )
+    output_dir: str = setting("", "directory of the finder", required=True)
+    seed: int = setting(0, "of folds, coreset, heads and the choice of images")
+
+    def __post_init__(self) -> None:
+        if (self.finder == "maps") != bool(self.maps):
+            raise UserError("find: finder maps and the key maps belong together; give both, or neither")

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from datasets_builders.photographs import read_photograph
 from visionsam_hf.cli.options import PredictSettings
+from visionsam_hf.cli.predict_found import run_found
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_mask
 from visionsam_hf.data.windows import choose_rule
@@ -86,6 +87,9 @@ def run(settings: PredictSettings) -> None:
     image = Path(settings.image)
     if not image.exists():
         raise UserError(f"{image}: no such image or folder")
+    if settings.finder:
+        run_found(settings, _photograph)
+        return
 
 
 

@@ -27,6 +27,7 @@ from visionsam_hf.hub.card_figures import data_examples
 from visionsam_hf.hub.model_card import FIGURE, PLACEHOLDER, TRAINED, complete_model_card, write_model_card
 from visionsam_hf.hub.provenance import UNKNOWN, card_path, license_of, parts_of, published_as, settle, valid_yaml
 from visionsam_hf.hub.results import eval_result_files, find_results
+from visionsam_hf.inference.finders.finder_files import is_finder, load_finder
 from visionsam_hf.models.auto_classes import code_files, needs_code
 from visionsam_hf.models.loading import load_model, load_processor
 
@@ -36,6 +37,7 @@ _TOP = ("README.md", "LICENSE*", "*.json", "*.png", "*.jpg")
 _FILES = {
     "model": (*_TOP, "*.safetensors", ".eval_results/*.yaml"),
     "adapter": (*_TOP, "adapter_model.safetensors", ".eval_results/*.yaml"),
+    "finder": (*_TOP, "model.safetensors"),
     "data": (*_TOP, "data/*.parquet", "*.csv", "*.jsonl", "*.html"),
 }
 _NEVER = (PUBLISHED, "optimizer*", "scheduler*", "training_args*", "rng_state*")
@@ -63,7 +65,7 @@ class Publication:
 
     Attributes:
         directory: where it is.
-        kind: "model", "adapter", "segmentation", "candidates" or "preference".
+        kind: "model", "adapter", "finder", "segmentation", "candidates" or "preference".
         license: the settled one.
         files: path in the repository -> the file, or its content where that differs from the file.
         left_out: files and folders of the directory that are not sent.
@@ -82,7 +84,7 @@ class Publication:
     @property
     def repo_type(self) -> str:
         """As the Hub calls it: "model" or "dataset"."""
-        return "model" if self.kind in ("model", "adapter") else "dataset"
+        return "model" if self.kind in ("model", "adapter", "finder") else "dataset"
 
     def size(self, path: str) -> int:
         """Bytes of one of `files`."""
@@ -112,11 +114,13 @@ def prepare(directory: str | Path, repo_id: str, *, license: str = "", base_mode
         _check_adapter(publication, base_model)
     elif kind == "model":
         _check_model(directory)
+    elif kind == "finder":
+        load_finder(directory)
     else:
         _check_rows(directory, kind)
     _add_code(publication)
     parts = {f"the {part.repo_type} '{part.name}'": part.license for part in parts_of(directory)}
-    if kind not in ("model", "adapter") or not parts:
+    if publication.repo_type == "dataset" or not parts:
         # A data set's own card outweighs what follows from its parts; a model's was itself combined from them.
         parts = {f"{directory.name}/README.md": license_of(directory)} if license_of(directory) != UNKNOWN else parts
     publication.license = settle(license, parts)
@@ -132,6 +136,8 @@ def _kind(directory: Path) -> str:
         raise UserError(f"{directory}: is unfinished; run its stage to the end, then push {directory.with_suffix('')}")
     if (directory / "adapter_config.json").is_file():
         return "adapter"
+    if is_finder(directory):
+        return "finder"
     if (directory / "config.json").is_file():
         return "model"
     shard = next(iter(sorted(directory.glob("data/*.parquet"))), None)

@@ -79,7 +79,7 @@ def usage(kind: str, name: str, *, revision: str = "", base: str = "", needs_cod
     """A few lines of Python that load what was pushed, and for a model segment with it.
 
     Args:
-        kind: "model", "adapter", "segmentation", "candidates" or "preference".
+        kind: "model", "adapter", "finder", "segmentation", "candidates" or "preference".
         name: Hub id or directory.
         revision: a tag, or "".
         base: of an adapter, the model it belongs to.
@@ -89,6 +89,10 @@ def usage(kind: str, name: str, *, revision: str = "", base: str = "", needs_cod
     trust = ", trust_remote_code=True" if needs_code else ""
     pin = f', revision="{revision}"' if revision else ""
     note = _CODE_NOTE.format(name=name, pin=pin) if needs_code else ""
+    if kind == "finder":
+        return f"""\
+hf download {name} --local-dir finder{f" --revision {revision}" if revision else ""}
+visionsam predict --model MODEL --finder finder --image PHOTOS --output OUT"""
     if kind == "adapter":
         return f"""\
 from peft import PeftModel
