@@ -21,7 +21,7 @@ from visionsam_hf.cli.options import TuneSettings
 from visionsam_hf.cli.pipeline import run_pipeline
 from visionsam_hf.data.dataset_directory import split_names
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.records import PACKAGED_MODEL, PRETRAINED
+from visionsam_hf.data.records import PACKAGED_MODEL
 from visionsam_hf.data.settings import build_settings
 from visionsam_hf.evaluation.result_files import dataset_table
 from visionsam_hf.inference.prediction import encode_image, predict_at
@@ -32,6 +32,8 @@ from visionsam_hf.models.pretrained import how_to_get, locate_pretrained
 _STEPS = {"sft": 150, "dpo": 60}
 _BATCH = 8
 _SPLITS = ("train", "validation", "test")
+# Small pretrained SAMs, the better choice for defects that are small in their photograph first.
+_PRETRAINED = ("lite-medsam-128", "mobile-sam-512", "mobile-sam")
 _MODELS = {"sam": "", "sft": "SFT-SAM", "dpo": "VisionSAM"}
 _BASELINES = {"fill_box": "Fill the box", "grabcut": "GrabCut in the box", "ridge": "Ridge filter in the box"}
 # Against one forward of the decoder for eight prompts, measured with MobileSAM at 512 and visionsam-tiny on two cores.
@@ -71,9 +73,9 @@ def run(settings: TuneSettings) -> None:
 
 def _model_here() -> str:
     """The best small SAM on this machine."""
-    found = next((name for name in PRETRAINED if locate_pretrained(name) is not None), None)
+    found = next((name for name in _PRETRAINED if locate_pretrained(name) is not None), None)
     if found is None:
-        print(f"tune: no pretrained SAM is here, so {PACKAGED_MODEL} shows how it goes; better: {how_to_get(PRETRAINED[0])}")
+        print(f"tune: no pretrained SAM is here, so {PACKAGED_MODEL} shows how it goes; better: {how_to_get(_PRETRAINED[0])}")
     return found or PACKAGED_MODEL
 
 
