@@ -3,6 +3,7 @@
 import io
 import json
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,8 +14,8 @@ pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 from tests.annotation.browser import Client, ranking_event
 from tests.annotation.fixtures import own_secret, served  # noqa: F401
 from tests.candidate_sets import candidate_row, write_candidate_set
-from visionsam_hf.annotation.task_images import view_window
-from visionsam_hf.data.masks import decode_rle
+from visionsam_hf.annotation.task_images import TaskImages, view_window
+from visionsam_hf.data.masks import decode_rle, encode_rle
 
 
 @pytest.fixture
@@ -106,3 +107,24 @@ def test_a_large_photograph_is_shown_as_a_window_round_the_prompt():
     assert view_window((600, 800), [0, 0, 10, 10], masks[:, :600, :800]) == (0, 0, 800, 600)
     masks[1, 0, 0] = True
     assert view_window((3000, 4000), [2000, 1500, 2100, 1550], masks)[:2] == (0, 0)
+
+
+def test_what_is_kept_of_a_large_photograph_is_its_window():
+    height, width, box = 2000, 3000, [1500.0, 1000.0, 1520.0, 1030.0]
+    mask = np.zeros((height, width), bool)
+    mask[1000:1030, 1500:1520] = True
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "grey").save(buffer, "JPEG")
+    row = {
+        "image": {"bytes": buffer.getvalue()}, "box": box, "category": 0, "image_id": "large", "truth": None,
+        "candidates": [{"rle": encode_rle(mask)}] * 3,
+    }  # fmt: skip
+
+    class Rows(list):
+        features = {"category": datasets.ClassLabel(names=["plate"])}
+
+    image = TaskImages({"train": Rows([row])}).load("ranked", "train", 0)
+    x1, y1, x2, y2 = image.window
+    assert image.photo.shape[:2] == image.masks.shape[1:] == (y2 - y1, x2 - x1) and max(image.photo.shape) <= 1640
+    # In full resolution, and without the photograph behind it: many tasks are kept in memory.
+    assert image.photo.base is None and image.masks.base is None

@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).parents[1] / "models"))
 from small_models import mobile_config, random_model
 
 from visionsam_hf.data.masks import encode_rle
+from visionsam_hf.data.windows import WindowRule, remember_rule
 from visionsam_hf.evaluation.metrics import mask_counts
 from visionsam_hf.evaluation.segmentation_metric import SegmentationMetric
 from visionsam_hf.models.image_processing import make_processor
@@ -67,6 +68,24 @@ def test_masks_and_scores_are_those_of_the_plain_model(demo, model_dir):
     np.testing.assert_allclose(scores[1:], output.iou_scores[0, 0], rtol=1e-4)
     expected = processor.post_process_masks(output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"])
     assert_same_masks(masks[1:], expected[0][0].numpy())
+
+
+def test_a_model_tuned_on_windows_is_shown_windows(demo, model_dir):
+    model, processor = SamModel.from_pretrained(model_dir).eval(), SamProcessor.from_pretrained(model_dir)
+    assert demo.window_of(processor, [100, 60, 120, 70], (200, 150)) == (0, 0, 200, 150)
+    processor = remember_rule(processor, WindowRule("zoom"))
+    assert demo.window_of(processor, [100, 60, 120, 70], (200, 150)) == (80, 35, 140, 95)
+    assert demo.window_of(processor, [190, 140, 200, 150], (200, 150)) == (168, 118, 200, 150)
+    assert demo.window_of(processor, [0, 0, 100, 10], (200, 150)) == (0, 0, 200, 150)
+    tiled = remember_rule(processor, WindowRule("tiles", side=50))
+    assert demo.window_of(tiled, [100, 60, 120, 70], (200, 150)) == (85, 40, 135, 90)
+    assert demo.window_of(tiled, [100, 60, 170, 70], (200, 150)) == (0, 0, 200, 150)
+    image, kept = photograph(disc(150, 200, 110, 65, 8), 0), {}
+    masks, _ = demo.answer(model, processor, image, [100.0, 60.0, 120.0, 70.0], kept)
+    part = image.crop((80, 35, 140, 95))
+    expected, _ = demo.segment(model, processor, part, demo.encode(model, processor, part), [20.0, 25.0, 40.0, 35.0])
+    assert_same_masks(masks[:, 35:95, 80:140], expected)
+    assert kept["window"] == (80, 35, 140, 95) and masks.sum() == masks[:, 35:95, 80:140].sum()
 
 
 def test_a_lite_medsam_is_shown_without_this_package_where_its_code_is_trusted(tmp_path):

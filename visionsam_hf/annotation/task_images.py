@@ -52,10 +52,11 @@ class TaskImages:
         truth = truth_of(values)
         x1, y1, x2, y2 = view_window(photo.shape[:2], values["box"], masks)
         inside = slice(y1, y2), slice(x1, x2)
+        # Copies, so that what is kept is the window and not the photograph.
         return TaskImage(
-            photo=photo[inside],
-            masks=masks[(slice(None), *inside)],
-            truth=None if truth is None else truth[inside],
+            photo=photo[inside].copy(),
+            masks=masks[(slice(None), *inside)].copy(),
+            truth=None if truth is None else truth[inside].copy(),
             box=tuple(values["box"]),
             window=(x1, y1, x2, y2),
             size=photo.shape[:2],

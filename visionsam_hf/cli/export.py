@@ -1,10 +1,12 @@
 """`visionsam export` and `visionsam merge`: a model as ONNX files, and an adapter as a plain model."""
 
 import json
+from dataclasses import asdict
 
 from visionsam_hf.cli.options import ExportSettings, MergeSettings
 from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.windows import WindowRule, tuned_rule
 from visionsam_hf.models.image_processing import MinMaxSamImageProcessor
 from visionsam_hf.models.loading import load_model, load_processor, save_model
 from visionsam_hf.models.lora import find_adapter
@@ -30,6 +32,8 @@ def run(settings: ExportSettings) -> None:
             "std": list(image.image_std),
             # Each image stretched to [0, 1] by its own range, instead of divided by 255.
             "min_max": isinstance(image, MinMaxSamImageProcessor),
+            # What to cut out for a prompt before all that, as the model was tuned.
+            "window": asdict(tuned_rule(processor) or WindowRule()),
         }
         (run.directory / "preprocessing.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         run.results.update(iou=agreement.iou, logit_difference=agreement.logit_difference)
@@ -45,5 +49,7 @@ def run_merge(settings: MergeSettings) -> None:
     if adapter is None:
         raise UserError(f"{settings.adapter}: is no adapter (it has no adapter_config.json); there is nothing to merge")
     with stage_run("merge", settings) as run:
-        save_model(load_model(settings.adapter), load_processor(settings.adapter), run.directory)
-        run.results["base_model"] = adapter.base_model_name_or_path
+        processor = load_processor(settings.adapter)
+        save_model(load_model(settings.adapter), processor, run.directory)
+        rule = tuned_rule(processor) or WindowRule()
+        run.results.update(base_model=adapter.base_model_name_or_path, window=str(rule))

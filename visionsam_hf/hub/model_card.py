@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from visionsam_hf.data.data_card import markdown_table
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.records import read_record
+from visionsam_hf.data.windows import WindowRule
 from visionsam_hf.hub.card_figures import Example, choose_examples, draw_examples, draw_training, with_prediction
 from visionsam_hf.hub.provenance import (
     Part,
@@ -55,6 +56,10 @@ _CODE_NOTE = """\
 # trust_remote_code runs the Python files beside the weights: read them first. LiteMedSAM's need opencv-python-headless.
 # Where visionsam_hf is installed, visionsam_hf.load_model("{name}"{pin}) runs none of them.
 """
+_WINDOW_NOTE = """
+
+For a prompt it was tuned to be shown {shown}, not the whole photograph. `visionsam_hf` cuts that out by itself; in code of
+your own, crop the photograph round the prompt first, move the prompt along, and paste the mask."""
 _LIMITS = """\
 - It segments what a prompt points at. It does not find defects by itself, and does not say whether there is one.
 - It was tuned on the data named above. On other products, lighting and kinds of defects, measure before you trust it.
@@ -143,8 +148,12 @@ def model_card(
         tags=["sam", "segment-anything", "defect-segmentation", "industrial-inspection", "visionsam", stage],
         **links,
     )
+    use = f"```python\n{usage(kind, PLACEHOLDER, base=_BASE_PLACEHOLDER, needs_code=needs_code)}\n```"
+    shown = record["results"].get("window", str(WindowRule()))
+    if shown != str(WindowRule()):
+        use += _WINDOW_NOTE.format(shown=shown)
     sections = {
-        "How to use it": f"```python\n{usage(kind, PLACEHOLDER, base=_BASE_PLACEHOLDER, needs_code=needs_code)}\n```",
+        "How to use it": use,
         "What it is for, and what not": _purpose(license),
         "Results": f"<!-- results -->\n{results_table([])}\n<!-- end of results -->",
         "Examples": figure,

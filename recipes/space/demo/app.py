@@ -26,6 +26,24 @@ def box_of(first: tuple[int, int], second: tuple[int, int]) -> list[float] | Non
     return [float(left), float(top), float(right + 1), float(bottom + 1)] if left < right and top < bottom else None
 
 
+def window_of(processor: SamProcessor, box: list[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The part [x1, y1, x2, y2) of an image of `size` (width, height) to show the model for a box, as it was tuned.
+
+    A square round the box, shifted into the image; all of the image where that says enough.
+    """
+    rule = getattr(processor.image_processor, "window", None) or {"window": "whole"}
+    longer = max(box[2] - box[0], box[3] - box[1])
+    side = max(round(rule["multiple"] * longer), rule["side"]) if rule["window"] == "zoom" else rule.get("side", 0)
+    if rule["window"] == "whole" or side >= max(size) or side < longer:
+        return 0, 0, *size
+    starts = [
+        min(max(round((low + high - side) / 2), 0), max(limit - side, 0))
+        for low, high, limit in ((box[0], box[2], size[0]), (box[1], box[3], size[1]))
+    ]
+    ends = [min(start + side, limit) for start, limit in zip(starts, size)]
+    return starts[0], starts[1], ends[0], ends[1]
+
+
 @torch.inference_mode()
 def encode(model: SamModel, processor: SamProcessor, image: Image.Image) -> torch.Tensor:
     """The (1, C, h, w) embedding of an image: the slow half, once an image."""
@@ -49,6 +67,22 @@ def segment(
         masks.append(processor.post_process_masks(output.pred_masks.cpu(), *sizes)[0][0])
         scores.append(output.iou_scores[0, 0].cpu())
     return torch.cat(masks).numpy(), torch.cat(scores).numpy()
+
+
+def answer(
+    model: SamModel, processor: SamProcessor, image: Image.Image, box: list[float], kept: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`segment` for a box of the image, from its window. `kept` holds the last window and its embedding."""
+    window = window_of(processor, box, image.size)
+    part = image.crop(window)
+    if kept.get("window") != window:
+        kept.update(window=window, embedding=encode(model, processor, part))
+    left, top, right, bottom = window
+    moved = [box[0] - left, box[1] - top, box[2] - left, box[3] - top]
+    found, scores = segment(model, processor, part, kept["embedding"], moved)
+    masks = np.zeros((4, image.height, image.width), bool)
+    masks[:, top:bottom, left:right] = found
+    return masks, scores
 
 
 def with_box(image: Image.Image, first: tuple[int, int], box: list[float] | None) -> Image.Image:
@@ -87,7 +121,7 @@ def page(model: SamModel, processor: SamProcessor) -> Any:
 
     def take(image: Image.Image | None) -> tuple:
         """A new photograph: forget everything about the last one."""
-        return {"image": image, "embedding": None, "corner": None}, [], GUIDE
+        return {"image": image, "corner": None}, [], GUIDE
 
     def click(kept: dict, event: gr.SelectData) -> tuple:
         image, corner = kept["image"], (int(event.index[0]), int(event.index[1]))
@@ -99,9 +133,7 @@ def page(model: SamModel, processor: SamProcessor) -> Any:
         kept = {**kept, "corner": None}
         if box is None:
             return kept, image, [], "The two corners span no box. " + GUIDE
-        if kept["embedding"] is None:
-            kept["embedding"] = encode(model, processor, image)
-        masks, scores = segment(model, processor, image, kept["embedding"], box)
+        masks, scores = answer(model, processor, image, box, kept)
         gallery = [
             (with_mask(image, mask).crop(around(box, image.size)), f"{name}: {score:.2f}")
             for name, mask, score in zip(NAMES, masks, scores)
@@ -110,7 +142,7 @@ def page(model: SamModel, processor: SamProcessor) -> Any:
 
     with gr.Blocks(title="Defect segmentation") as blocks:
         gr.Markdown("# Defect segmentation\nUpload a photograph and click two corners of a box round a defect.")
-        kept = gr.State({"image": None, "embedding": None, "corner": None})
+        kept = gr.State({"image": None, "corner": None})
         with gr.Row():
             with gr.Column():
                 photograph = gr.Image(type="pil", image_mode="RGB", sources=["upload", "clipboard"], label="photograph")
