@@ -136,6 +136,8 @@ def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any)
             flip_rate=settings.flip_rate,
             seed=settings.seed,
             tally=tally,
+            circles=settings.circles,
+            circle_error=settings.circle_error,
         )
         if preference is not None:
             yield preference
@@ -161,6 +163,8 @@ def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> No
         noise=settings.noise,
         flip_rate=settings.flip_rate,
         seed=settings.seed,
+        circles=settings.circles,
+        circle_error=settings.circle_error,
     )
 
 

@@ -1,18 +1,26 @@
-"""Simulated annotators: they rank candidates by the rubric, with noise, now and then upside down, or find none usable."""
+"""Simulated annotators: they rank candidates by the rubric, with noise, now and then upside down, or find none usable,
+and circle mistakes of the best one."""
 
+import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 
-from visionsam_hf.data.masks import mask_iou
+from visionsam_hf.data.critiques import loop_mask
+from visionsam_hf.data.masks import encode_rle, mask_iou
 from visionsam_hf.preferences.preference_rows import candidate_masks, preference_row
 from visionsam_hf.preferences.ranking_statistics import Tally
 from visionsam_hf.preferences.rankings import Annotation, identical_groups, rank_scores, reverse
 from visionsam_hf.preferences.rubric import CRITERIA, TIE, USABLE, criteria_table, worths
 
-_PURPOSE = 0x04AC1E
+_PURPOSE, _CIRCLES = 0x04AC1E, 0xC12C1E
+# What is smaller than this share of the true mask nobody circles, nor what fills less than half of the loop round it.
+_WORTH_A_LOOP, _FILLED = 0.05, 0.5
+# How far a loop runs outside the mistake, as a share of the mistake's width.
+_ROOM = 0.1
 
 
 def annotate(
@@ -50,6 +58,53 @@ def annotate(
     return Annotation(f"oracle-{annotator + 1}", "oracle", ranking, deciding, unusable=bool(worth.max() < USABLE))
 
 
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A loop round a mistake: its corners (x, y) in pixels of the image, and "extra" or "missed"."""
+
+    label: str
+    points: list[tuple[float, float]]
+
+
+def circle_mistakes(
+    mask: np.ndarray, truth: np.ndarray, *, annotator: int, task: str, seed: int, most: int, error_rate: float
+) -> list[Loop]:
+    """Loops of a simulated annotator round the largest connected mistakes of a mask.
+
+    A loop is the mistake's convex hull with some room, as a hand draws it, so it holds pixels beside the mistake too.
+    A mistake that no loop can hold without holding more else, such as a rim all round, is not circled.
+
+    Args:
+        mask, truth: (H, W) bool.
+        annotator, task, seed: as in `annotate`.
+        most: how many mistakes are circled at most.
+        error_rate: chance that a loop is drawn beside its mistake: moved by its own size in a random direction.
+    """
+    rng = np.random.default_rng([seed, _CIRCLES, annotator, zlib.crc32(task.encode())])
+    found: list[tuple[int, Loop]] = []
+    for label, wrong in (("extra", mask & ~truth), ("missed", truth & ~mask)):
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(wrong.astype(np.uint8), connectivity=8)
+        for part, area in enumerate(stats[1:, cv2.CC_STAT_AREA], 1):
+            if area < max(_WORTH_A_LOOP * truth.sum(), 2):
+                continue
+            room = 2 * max(round(_ROOM * float(np.sqrt(area))), 1) + 1
+            exact = (parts == part).astype(np.uint8)
+            tight, wide = (
+                cv2.convexHull(cv2.findNonZero(region))[:, 0].tolist()
+                for region in (exact, cv2.dilate(exact, np.ones((room, room), np.uint8)))
+            )
+            if area >= _FILLED * loop_mask(tight, mask.shape).sum():
+                found.append((int(area), Loop(label, [(float(x), float(y)) for x, y in wide])))
+    loops = [loop for _, loop in sorted(found, key=lambda one: -one[0])[:most]]
+    for number, loop in enumerate(loops):
+        angle, is_beside = rng.uniform(0, 2 * np.pi), rng.random() < error_rate
+        if is_beside:
+            corners = np.array(loop.points)
+            moved = corners + np.ptp(corners, axis=0) * (np.cos(angle), np.sin(angle))
+            loops[number] = Loop(loop.label, [(x, y) for x, y in moved.tolist()])
+    return loops
+
+
 def oracle_row(
     row: Mapping[str, Any],
     truth: np.ndarray,
@@ -60,6 +115,8 @@ def oracle_row(
     flip_rate: float,
     seed: int,
     tally: Tally,
+    circles: int = 0,
+    circle_error: float = 0.0,
 ) -> dict[str, Any] | None:
     """Let simulated annotators rank one candidate row.
 
@@ -69,6 +126,8 @@ def oracle_row(
         task, noise, flip_rate, seed: as in `annotate`.
         annotators: how many.
         tally: is told of their rankings.
+        circles, circle_error: how many mistakes of the mask that each ranks first it circles at most, unless none is
+            usable, and the `error_rate` of `circle_mistakes`.
 
     Returns:
         A row of `schema.preference_features`, or None when the rankings tie from top to bottom (no mask is usable, say).
@@ -80,6 +139,16 @@ def oracle_row(
         annotate(criteria, ious, groups, annotator=number, task=task, seed=seed, noise=noise, flip_rate=flip_rate)
         for number in range(annotators)
     ]
+    for number, one in enumerate(annotations):
+        best = one.ranking.index(1)
+        loops = [] if one.unusable else circle_mistakes(
+            masks[best], truth, annotator=number, task=task, seed=seed, most=circles, error_rate=circle_error
+        )
+        regions = [
+            {"candidate": best, "label": loop.label, "rle": encode_rle(loop_mask(loop.points, truth.shape))}
+            for loop in loops
+        ]
+        annotations[number] = dataclasses.replace(one, regions=regions)
     preference, verdict = preference_row(row, annotations, criteria=criteria)
     tally.add(annotations, verdict, row["candidates"], ious)
     return preference
