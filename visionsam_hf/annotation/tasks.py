@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Engine, delete, insert, select, update
 
 from visionsam_hf.annotation.access import add_oracle
-from visionsam_hf.annotation.answers import PANES, Region, Submission
+from visionsam_hf.annotation.answers import PANES, Region, Rle, Submission
 from visionsam_hf.annotation.database import (
     VERSION,
     answer,
@@ -24,9 +24,9 @@ from visionsam_hf.annotation.database import (
 )
 from visionsam_hf.annotation.store import Assignment, Store
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import mask_iou
+from visionsam_hf.data.masks import encode_rle, mask_iou
 from visionsam_hf.data.records import same_fingerprint
-from visionsam_hf.preferences.oracle import annotate, circle_mistakes
+from visionsam_hf.preferences.oracle import Habits, annotate, draw
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
 from visionsam_hf.preferences.ranking_statistics import Task
 from visionsam_hf.preferences.rankings import identical_groups, rank_scores
@@ -182,8 +182,7 @@ def rank_in_store(
     noise: float,
     flip_rate: float,
     seed: int,
-    circles: int = 0,
-    circle_error: float = 0.0,
+    habits: Habits = Habits(),
 ) -> int:
     """Let simulated annotators rank all that the store still wants of them; returns how many answers.
 
@@ -192,7 +191,7 @@ def rank_in_store(
     Args:
         datasets: the splits of the candidate set, images undecoded, with a truth in every row.
         annotators: how many.
-        noise, flip_rate, seed, circles, circle_error: as in `oracle.oracle_row`.
+        noise, flip_rate, seed, habits: as in `oracle.oracle_row`.
     """
     answered = 0
     for number in range(annotators):
@@ -208,8 +207,8 @@ def rank_in_store(
                     criteria_table(masks, truth), ious, identical_groups(np.stack(masks)), **who,
                     noise=noise, flip_rate=flip_rate,
                 )  # fmt: skip
-                best = judged.ranking.index(1)
-                loops = circle_mistakes(masks[best], truth, **who, most=circles, error_rate=circle_error)
+                loops, mended = draw(judged, masks, truth, **who, habits=habits)
+                pane = one.order.index(judged.ranking.index(1))
                 submission = Submission(
                     uuid=str(uuid.uuid4()),
                     assignment=one.public,
@@ -217,10 +216,8 @@ def rank_in_store(
                     ranking=[judged.ranking[place] for place in one.order],
                     criterion=judged.deciding_criterion,  # type: ignore[arg-type]  # pydantic checks it
                     unusable=judged.unusable,
-                    regions=[
-                        Region(pane=one.order.index(best), label=loop.label, points=loop.points)
-                        for loop in ([] if judged.unusable else loops)
-                    ],
+                    regions=[Region(pane=pane, label=loop.label, points=loop.points) for loop in loops],
+                    correction=None if mended is None else Rle(**encode_rle(mended)),
                 )
                 store.submit(user, submission, truth.shape)
             answered += len(held)

@@ -125,6 +125,12 @@ class OracleSettings:
     flip_rate: Share = setting(0.0, "chance that an annotator reverses a task's ranking")
     circles: Annotated[int, Field(ge=0)] = setting(0, "mistakes of the best mask that an annotator circles at most")
     circle_error: Share = setting(0.0, "chance that a circle is drawn beside its mistake")
+    mended: Annotated[int, Field(ge=0)] = setting(0, "the largest mistakes of the best mask that an annotator mends")
+    order: Literal["id", "uncertain", "diverse"] = setting("id", "what is ranked first, as in annotate serve")
+    minutes: NotNegative = setting(0.0, "stop when so many minutes of an annotator are spent on a split; 0: rank all")
+    seconds_per_ranking: NotNegative = setting(3.0, "assumed time to rank three masks")
+    seconds_per_circle: NotNegative = setting(5.0, "assumed time to circle a mistake and say what it is")
+    seconds_per_correction: NotNegative = setting(12.0, "assumed time to mend a mask")
     seed: int = setting(0, "seed of noise, flips and circles")
     store: str = setting("", "annotation store that takes the rankings too, marked as oracle; empty means none")
 

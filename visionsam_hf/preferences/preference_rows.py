@@ -43,8 +43,9 @@ def preference_row(
     best, worst = (decode_rle(row["candidates"][verdict.order[place]]["rle"]) for place in (0, -1))
     corrections = [decode_rle(one.correction) for one in heard if one.correction is not None]
     mended = 2 * np.sum(corrections, axis=0) >= len(corrections) if corrections else None
-    is_mended = mended is not None and bool(mended.any()) and not np.array_equal(mended, worst)
-    if verdict.is_tie and not is_mended:
+    if mended is not None and mended.any() and not np.array_equal(mended, worst):
+        verdict = dataclasses.replace(verdict, mended=True)
+    if verdict.is_tie:
         return None, verdict
     candidates = []
     ranked = []
@@ -72,8 +73,8 @@ def preference_row(
         )
     copied = {key: row[key] for key in ("image", "image_id", "category", "box", "object_index", "truth")}
     preference = copied | {
-        "chosen": encode_mask(mended if is_mended else best),
-        "chosen_kind": "corrected" if is_mended else "ranked",
+        "chosen": encode_mask(mended if verdict.mended else best),
+        "chosen_kind": "corrected" if verdict.mended else "ranked",
         "rejected": encode_mask(worst),
         "margin": verdict.margin,
         "votes": verdict.votes,
@@ -82,6 +83,16 @@ def preference_row(
         "regions": regions,
     }
     return preference, verdict
+
+
+def pair_ious(
+    masks: Sequence[np.ndarray], truth: np.ndarray, preference: Mapping[str, Any] | None, verdict: Verdict
+) -> list[float]:
+    """IoU with the truth of the candidates; where somebody mended the best one, of what came of it."""
+    ious = [mask_iou(mask, truth) for mask in masks]
+    if preference is not None and verdict.mended:
+        ious[verdict.order[0]] = mask_iou(decode_mask(preference["chosen"]), truth)
+    return ious
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +159,7 @@ class Exporter:
             preference, verdict = preference_row(
                 row, [_annotation(item) for item in ranked], criteria=criteria, deciding=self._kind
             )
-            ious = None if truth is None else [mask_iou(mask, truth) for mask in masks]
+            ious = None if truth is None else pair_ious(masks, truth, preference, verdict)
             self._tally.add([_annotation(item) for item in deciding], verdict, row["candidates"], ious)
             if preference is None:
                 continue

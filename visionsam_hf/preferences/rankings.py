@@ -95,17 +95,19 @@ class Verdict:
 
     `order` lists the candidates, best first; `mean_ranks` (by candidate) average the fractional ranks, in which tied
     candidates share the mean of the places they occupy; `margin` is the mean ranks' distance between last and first.
+    `mended` says that there is a corrected mask above them all.
     """
 
     order: list[int]
     mean_ranks: list[float]
     margin: float
     votes: int
+    mended: bool = False
 
     @property
     def is_tie(self) -> bool:
         """Whether nothing separates top and bottom, so that there is no pair to learn from."""
-        return self.margin < 1e-9
+        return self.margin < 1e-9 and not self.mended
 
 
 def aggregate(rankings: Sequence[Sequence[int]]) -> Verdict:
