@@ -146,6 +146,7 @@ def preferences() -> datasets.Dataset:
                 "box": [20.0, 14.0, 41.0, 35.0],
                 "object_index": 0,
                 "chosen": encode_mask(masks[0]),
+                "chosen_kind": "ranked",
                 "rejected": encode_mask(masks[2]),
                 "margin": 2.0,
                 "votes": 3,
@@ -155,6 +156,7 @@ def preferences() -> datasets.Dataset:
                     for mask, token, rank in zip(masks, (2, 1, 3), (1.0, 2.0, 3.0))
                 ],
                 "annotations": [],
+                "regions": [],
             }
         )
     return datasets.Dataset.from_list(rows, features=preference_features(CATEGORIES))

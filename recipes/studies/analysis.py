@@ -262,8 +262,9 @@ def _chosen_iou(iou: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _mean_cost(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    names = ("images", "masks", "rankings")
-    return {name: _mean([record["cost"][name] for record in records]) or 0.0 for name in names}
+    names = ("images", "masks", "rankings", "people_seconds")
+    # Runs from before people's seconds lack them.
+    return {name: _mean([record["cost"].get(name) for record in records]) or 0.0 for name in names}
 
 
 def _mean(values: Any) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.preferences.oracle import Habits
 
 SAM, SFT = "SAM", "SFT-SAM"
 # Systems that no seed changes, one result a fold, and the baseline that answers for each.
@@ -14,7 +15,9 @@ UNTRAINED = {SAM: "", "Fill the box": "fill_box", "GrabCut": "grabcut"}
 # What SFT learns from in a study of demonstrations; with no real mask, painted ones alone.
 REAL, PAINTED = "real alone", "painted, then real"
 # Keys of an objective that are not settings of `SamDPOConfig`.
-_OWN = ("start", "sources", "rounds")
+_OWN = ("start", "sources", "rounds", "people")
+# What `people` may hold beside the fields of `visionsam_hf.preferences.oracle.Habits`.
+IN_TIME = ("order", "minutes")
 
 
 # What `visionsam evidence` was given: its `EvidenceSettings`. The command imports the studies, never the other way.
@@ -45,7 +48,8 @@ class Objective:
     """One way to learn from rankings.
 
     `start` is "sft", "sam" or another objective, whose last model it goes on from; `sources` are those of
-    `visionsam_hf.preferences.candidates`; `settings` go to `SamDPOConfig`.
+    `visionsam_hf.preferences.candidates`; `settings` go to `SamDPOConfig`; `people` says what the simulated annotators do
+    beside ranking everything: fields of `Habits`, and the `order` and `minutes` of `visionsam annotate oracle`.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Objective:
     sources: tuple[str, ...]
     rounds: int
     settings: Mapping[str, Any]
+    people: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_objectives(given: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any]) -> dict[str, Objective]:
@@ -74,7 +79,11 @@ def read_objectives(given: Mapping[str, Mapping[str, Any]], common: Mapping[str,
             raise UserError(f"objectives: '{name}' has rounds {rounds!r}; give a number from 1")
         settings = {key: value for key, value in {**common, **values}.items() if key not in _OWN}
         sources = tuple(values.get("sources", ("tokens",)))
-        found[name] = Objective(name, values.get("start", "sft"), sources, rounds, settings)
+        people = dict(values.get("people", {}))
+        unknown = set(people) - {*IN_TIME, *(field.name for field in dataclasses.fields(Habits))}
+        if unknown:
+            raise UserError(f"objectives: '{name}' has people: {unknown.pop()}, which is no setting of theirs; remove it")
+        found[name] = Objective(name, values.get("start", "sft"), sources, rounds, settings, people)
     for objective in found.values():
         chain(found, objective.name)
     return found

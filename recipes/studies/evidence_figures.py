@@ -1,4 +1,4 @@
-"""The figures of a study, as PNG files: gains, rounds, label budget, flipped rankings, calibration, real masks."""
+"""The figures of a study, as PNG files: gains, rounds, minutes, label budget, flipped rankings, calibration, real masks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +42,7 @@ def write_figures(evidence: Mapping[str, Any], directory: Path) -> list[Path]:
     makers: dict[str, tuple[str, Callable[[Mapping[str, Any]], Figure | None]]] = {
         "gains": ("objectives", gains_figure),
         "rounds": ("objectives", rounds_figure),
+        "minutes": ("objectives", minutes_figure),
         "budget": ("budget", budget_figure),
         "flips": ("flips", flips_figure),
         "calibration": ("confidence", calibration_figure),
@@ -99,6 +100,26 @@ def rounds_figure(evidence: Mapping[str, Any]) -> Figure | None:
             _line(axes, at, [record["difference"].get(SFT) for record in rounds], index, name, start=0)
 
     return _gain_figure(splits, "rankings", draw)
+
+
+def minutes_figure(evidence: Mapping[str, Any]) -> Figure | None:
+    """The gain over SFT-SAM against people's minutes; objectives of one name up to its last comma are one line."""
+    splits = evidence["objectives"]
+    lines: dict[str, list[str]] = {}
+    for name in next(iter(splits.values())):
+        family, comma, _ = name.rpartition(", ")
+        if comma and name.endswith(" min"):
+            lines.setdefault(family, []).append(name)
+    if not lines:
+        return None
+
+    def draw(axes: Axes, systems: Mapping[str, Any]) -> None:
+        for index, (family, names) in enumerate(lines.items()):
+            entries = sorted((systems[name] for name in names), key=lambda entry: entry["cost"]["people_seconds"])
+            at = [entry["cost"]["people_seconds"] / 60 for entry in entries]
+            _line(axes, at, [entry["difference"].get(SFT) for entry in entries], index, family, start=0)
+
+    return _gain_figure(splits, "minutes of a person", draw)
 
 
 def flips_figure(evidence: Mapping[str, Any]) -> Figure:

@@ -21,13 +21,15 @@ from visionsam_hf.data.masks import decode_mask
 from visionsam_hf.data.schema import preference_features
 from visionsam_hf.data.settings import build_settings
 from visionsam_hf.preferences.candidates import SOURCES, Diversity, generate_candidates
-from visionsam_hf.preferences.oracle import oracle_row
+from visionsam_hf.preferences.oracle import Habits, oracle_row
 from visionsam_hf.preferences.ranking_statistics import Tally
+from visionsam_hf.preferences.task_order import ordered
 from visionsam_hf.training.dpo_trainer import SamDPOConfig, SamDPOTrainer
 from visionsam_hf.training.sft_trainer import SamSFTConfig, SamSFTTrainer
 
 # Preference rows, None if every ranking ties; and what is to be told of them.
 Pairs = tuple[datasets.Dataset | None, dict[str, Any]]
+NOTHING = {"rankings": 0, "people_seconds": 0.0}
 # What no model draws, kept while the process lives: `generate_candidates`.
 _drawn: dict[tuple, dict[str, Any]] = {}
 
@@ -59,6 +61,9 @@ class ObjectiveStudy:
         described["max_ranked"] = self.settings.max_ranked
         if system != SFT:
             steps = [asdict(step) for step in chain(self.objectives, system)]
+            for step in steps:
+                if not step["people"]:
+                    del step["people"]  # as in the runs from before there was any
             # What an objective is called changes nothing.
             described |= {"system": [{**step, "name": "", "start": ""} for step in steps], "start": steps[0]["start"]}
             described["noise"] = self.settings.noise
@@ -103,7 +108,7 @@ class CellWork:
         self.cell, self.fold, self.base = cell, fold, base
         limit = self.settings.max_ranked
         self.masked, self.ranked = share_labels(fold.train, seed=cell.seed, masks=cell.masks, max_ranked=limit)
-        self._models: dict[str, tuple[SamModel, int]] = {}
+        self._models: dict[str, tuple[SamModel, dict[str, float]]] = {}
         self._first_pairs: dict[tuple, Pairs] = {}
         self._references: set[Path] = set()
 
@@ -112,7 +117,7 @@ class CellWork:
         if system != SFT:
             return list(self._rounds(self.objectives[system]))
         started = time.perf_counter()
-        return [self._record(self.sft_model, 0, started)]
+        return [self._record(self.sft_model, NOTHING, started)]
 
     @functools.cached_property
     def sft_model(self) -> SamModel:
@@ -125,55 +130,57 @@ class CellWork:
         for path in self._references:
             path.unlink(missing_ok=True)
 
-    def _record(self, model: SamModel, rankings: int, started: float) -> dict[str, Any]:
+    def _record(self, model: SamModel, spent: dict[str, float], started: float) -> dict[str, Any]:
         rows = {**self.fold.measured, RANKED: self.ranked}
         base, cost = self.base, {"images": len(self.masked), "masks": sum(object_counts(self.masked))}
         return {
-            "cost": {**cost, "rankings": rankings},
+            "cost": {**cost, **spent},
             "splits": {name: score_model(model, base.processor, rows[name], base.cache).as_json() for name in rows},
             "seconds": round(time.perf_counter() - started, 2),
         }
 
     def _rounds(self, objective: Objective) -> Iterator[dict[str, Any]]:
-        model, rankings = self._start(objective.start)
+        model, spent = self._start(objective.start)
         for number in range(1, objective.rounds + 1):
             started = time.perf_counter()
             pairs, found = self._pairs(model, objective, number)
-            rankings += found["rankings"]
+            spent = {name: spent[name] + found[name] for name in spent}
             if pairs is not None:
                 settings, seed = objective.settings, self.cell.seed
                 model, trainer = fit(SamDPOTrainer, SamDPOConfig, self.base, pairs, settings, seed=seed, model=model)
                 self._references |= set(trainer.reference_files)
-            yield {**self._record(model, rankings, started), "candidates": found}
-        self._models[objective.name] = (model, rankings)
+            yield {**self._record(model, spent, started), "candidates": found}
+        self._models[objective.name] = (model, spent)
 
-    def _start(self, name: str) -> tuple[SamModel, int]:
-        """A model to go on from, and the rankings that went into it."""
+    def _start(self, name: str) -> tuple[SamModel, dict[str, float]]:
+        """A model to go on from, and the rankings and people's seconds that went into it."""
         if name == "sam":
-            return self.base.model, 0
+            return self.base.model, NOTHING
         if name == "sft":
-            return self.sft_model, 0
+            return self.sft_model, NOTHING
         if name not in self._models:
             for _ in self._rounds(self.objectives[name]):
                 pass
         return self._models[name]
 
     def _pairs(self, model: SamModel, objective: Objective, number: int) -> Pairs:
-        key = (objective.start, objective.sources)
+        key = (objective.start, objective.sources, *sorted(objective.people.items()))
         if number > 1:
-            return self._rank(model, objective.sources, number)
+            return self._rank(model, objective, number)
         if key not in self._first_pairs:
-            self._first_pairs[key] = self._rank(model, objective.sources, number)
+            self._first_pairs[key] = self._rank(model, objective, number)
         return self._first_pairs[key]
 
-    def _rank(self, model: SamModel, sources: tuple[str, ...], number: int) -> Pairs:
-        """Let the simulated annotators rank the model's own candidates."""
+    def _rank(self, model: SamModel, objective: Objective, number: int) -> Pairs:
+        """Let the simulated annotators rank the model's own candidates, in the objective's order and minutes."""
         diversity, tally = Diversity(), Tally()
+        people = dict(objective.people)
+        order, minutes = people.pop("order", "id"), people.pop("minutes", None)
         candidates = generate_candidates(
             model.eval(),
             self.base.processor,
             self.ranked,
-            sources=sources,
+            sources=objective.sources,
             cache=self.base.cache,
             max_prompts=self.settings.max_ranked,
             seed=1000 * self.cell.seed + number,
@@ -181,7 +188,12 @@ class CellWork:
             drawn=_drawn,
         )
         rows = []
-        for row in candidates:
+        # The images were drawn by lot, so "id" is chance.
+        candidates = list(candidates)
+        for place in ordered(candidates, order):
+            if minutes is not None and tally.seconds >= 60 * minutes * self.cell.annotators:
+                break
+            row = candidates[place]
             preference = oracle_row(
                 row,
                 decode_mask(row["truth"]),
@@ -191,11 +203,13 @@ class CellWork:
                 flip_rate=self.cell.flip_rate,
                 seed=self.cell.seed,
                 tally=tally,
+                habits=Habits(**people),
             )
             rows += [preference] if preference is not None else []
         told, cost = diversity.summary(), tally.summary()
         found = {
             "rankings": cost["label_cost"]["rankings"],
+            "people_seconds": cost["label_cost"]["seconds"],
             **{name: cost[name] for name in ("pairs", "mean_iou_gap", "share_worse_chosen")},
             **{name: told[name] for name in ("mean_pairwise_iou", "share_distinct", "best_of_three_minus_single")},
         }

@@ -60,7 +60,7 @@ def served(tmp_path):
 
     with contextlib.ExitStack() as stack:
 
-        def serve(candidates, *, store=None, overlap=2, calibration=None, rubric="quick", gate=0.5, port=0):
+        def serve(candidates, *, store=None, overlap=2, calibration=None, rubric="quick", gate=0.5, port=0, **more):
             datasets = load_candidates(str(candidates), [])
             practice = load_candidates(str(calibration), []) if calibration else None
             path = str(store or tmp_path / "served.sqlite")
@@ -84,6 +84,7 @@ def served(tmp_path):
                 secret,
                 allowed_hosts("127.0.0.1", port),
                 rubric=rubric,
+                **more,
             )
             server = uvicorn.Server(
                 uvicorn.Config(app, log_level="warning", proxy_headers=False, timeout_graceful_shutdown=1)

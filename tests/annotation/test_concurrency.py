@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
@@ -23,6 +24,7 @@ from tests.candidate_sets import write_candidate_set
 from visionsam_hf.annotation.access import add_user, read_secret
 from visionsam_hf.annotation.answers import load_answers, rebuild, snapshot
 from visionsam_hf.annotation.database import events, open_engine, reading
+from visionsam_hf.data.masks import encode_rle
 
 # VISIONSAM_STRESS=1 runs the size that the documentation reports.
 ANNOTATORS, TASKS, KILLS = (8, 300, 20) if os.environ.get("VISIONSAM_STRESS") else (4, 6, 2)
@@ -48,7 +50,7 @@ class Server:
         self.process.wait()
 
 
-def work_through(address, token, deadline, acknowledged, problems):
+def work_through(address, token, deadline, acknowledged, problems, corrected):
     """One annotator: claim, rank, claim; keeps what was not acknowledged and sends it again, as the page does."""
     rng = random.Random(token)
     client, waiting = None, []
@@ -78,6 +80,10 @@ def work_through(address, token, deadline, acknowledged, problems):
                 return
             time.sleep(0.1)
         waiting = [ranking_event(task, rng.sample([1, 2, 3], 3)) for task in reply["tasks"][:2]]
+        for event in waiting[: rng.randrange(3)]:
+            mask = np.zeros((32, 32), bool)
+            mask[rng.randrange(16) :, rng.randrange(16) :] = True
+            event["correction"] = corrected[event["uuid"]] = encode_rle(mask)
     problems.append("out of time")
 
 
@@ -89,10 +95,11 @@ def test_every_acknowledged_answer_survives_sigkill(tmp_path, free_port):
     server = Server(candidates, store, free_port, OVERLAP)
     server.start()
     deadline = time.monotonic() + 60 + 6 * TASKS + 30 * KILLS
-    acknowledged, problems = [], []
+    acknowledged, problems, corrected = [], [], {}
     people = [
         threading.Thread(
-            target=work_through, args=(f"http://127.0.0.1:{free_port}", token, deadline, acknowledged, problems)
+            target=work_through,
+            args=(f"http://127.0.0.1:{free_port}", token, deadline, acknowledged, problems, corrected),
         )
         for token in tokens
     ]
@@ -119,9 +126,12 @@ def test_every_acknowledged_answer_survives_sigkill(tmp_path, free_port):
     assert not any(answer.surplus for answer in stored)
     with reading(engine) as connection:
         kept = set(connection.execute(select(events.c.uuid)).scalars())
+        payloads = dict(connection.execute(select(events.c.uuid, events.c.payload)).all())
         before = snapshot(connection)
     assert set(acknowledged) <= kept
     assert len(acknowledged) == len(set(acknowledged))
+    assert corrected.keys() & set(acknowledged), "corrections are among the answers"
+    assert all(payloads[name].get("correction") == corrected.get(name) for name in acknowledged)
     rebuild(engine)
     with reading(engine) as connection:
         assert snapshot(connection) == before

@@ -1,10 +1,13 @@
 """Each rule of the server's door, attacked."""
 
+import io
 import json
 import os
 import stat
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
 pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
@@ -27,6 +30,7 @@ from visionsam_hf.annotation.access import (
 )
 from visionsam_hf.annotation.database import annotator, open_engine, reading
 from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.masks import encode_rle
 
 
 @pytest.fixture
@@ -271,3 +275,90 @@ def test_users_come_and_go(tmp_path):
         revoke_user(engine, "bob")
     with pytest.raises(UserError, match="1 to 64 letters"):
         add_user(engine, secret, "<script>")
+
+
+class Asked(list):
+    """Answers every click with one square, and remembers what it was asked."""
+
+    def __call__(self, *question):
+        self.append(question)
+        mask = np.zeros((64, 64), bool)
+        mask[10:20, 10:20] = True
+        return mask
+
+
+CLICK = {"box": [1, 1, 20, 20], "clicks": [{"at": [5, 5], "positive": True}]}
+
+
+def test_clicks_are_answered_for_the_holder_of_the_task_alone(served, tmp_path):
+    store, answer = str(tmp_path / "two.sqlite"), Asked()
+    engine, secret = open_engine(store, create=True), read_secret()
+    tokens = [add_user(engine, secret, name) for name in ("ann", "bob")]
+    address, _ = served(write_candidate_set(tmp_path / "candidates", {"train": 2}), store=store, answer_clicks=answer)
+    ann, bob = (Client(address, token) for token in tokens)
+    path = f"/api/task/{ann.claim()['tasks'][0]['id']}/mask.png"
+    assert bob.post(path, CLICK)[0] == 404, "another's task"
+    assert Client(address).post(path, CLICK)[0] == 401, "no token"
+    for cookie in ("visionsam_annotator=guess", "visionsam_annotator=%00"):
+        assert Client(address).post(path, CLICK, headers={"cookie": cookie})[0] == 401, "a foreign token"
+    assert ann.post(path, CLICK, headers={"origin": "https://evil.example"})[0] == 403
+    assert answer == []
+    status, headers, body = ann.post(path, CLICK)
+    assert (status, headers["content-type"], headers["cache-control"]) == (200, "image/png", "no-store")
+    assert np.asarray(Image.open(io.BytesIO(body))).sum() == 100 * 255 and len(answer) == 1
+    assert answer[0][0] == "ranked" and answer[0][3:] == ((1, 1, 20, 20), [(5, 5)], [True])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        CLICK | {"box": [1, 1, 1, 20]},
+        CLICK | {"box": [20, 20, 1, 1]},
+        CLICK | {"box": [1, 1, 65, 20]},
+        CLICK | {"box": [1, 1, 20]},
+        CLICK | {"clicks": [{"at": [64.5, 5], "positive": True}]},
+        CLICK | {"clicks": [{"at": [-1, 5], "positive": True}]},
+        CLICK | {"clicks": [{"at": [1e300, 5], "positive": True}]},
+        CLICK | {"clicks": [{"at": [5, 5], "positive": True}] * 51},
+        CLICK | {"clicks": [{"at": [5, 5]}]},
+        CLICK | {"row": 1},
+    ],
+)
+def test_clicks_outside_and_boxes_of_nothing_never_reach_the_model(served, tmp_path, body):
+    answer = Asked()
+    page = Client(*served(write_candidate_set(tmp_path / "c", {"train": 2}), answer_clicks=answer))
+    task = page.claim()["tasks"][0]
+    assert task["mendable"] is True
+    assert page.post(f"/api/task/{task['id']}/mask.png", body)[0] == 422
+    assert answer == []
+
+
+def test_without_a_model_there_is_nothing_to_ask(page):
+    task = page.claim()["tasks"][0]
+    assert task["mendable"] is False and page.post(f"/api/task/{task['id']}/mask.png", CLICK)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        {"size": [64, 64], "counts": "no code"},
+        {"size": [64, 64], "counts": "é" * 10},
+        {"size": [64, 64], "counts": ""},
+        {"size": [64, 64], "counts": "0" * 60_001},
+        {"size": [64, 64], "counts": encode_rle(np.zeros((64, 64), bool))["counts"]},
+        encode_rle(np.ones((32, 64), bool)),
+        encode_rle(np.ones((65, 64), bool)),
+        {"size": [2**30, 2**30], "counts": encode_rle(np.ones((64, 64), bool))["counts"]},
+        {"size": [64, 64], "counts": encode_rle(np.ones((128, 128), bool))["counts"]},
+        {"size": [-64, -64], "counts": "1"},
+        [[0, 1]],
+        "mask",
+    ],
+)
+def test_a_corrected_mask_that_is_none_is_refused(page, correction):
+    task = page.claim()["tasks"][0]
+    assert not page.send(ranking_event(task, correction=correction))["results"][0]["ok"]
+    skip = {"kind": "skip", "ranking": None, "correction": encode_rle(np.ones((64, 64), bool))}
+    assert not page.send(ranking_event(task, **skip))["results"][0]["ok"], "nor without a ranking"
+    assert page.claim()["progress"]["mine"] == 0

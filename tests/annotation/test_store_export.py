@@ -30,6 +30,7 @@ def ranked(tmp_path):
         output_dir=str(tmp_path / "direct"),
         store=str(tmp_path / "s.sqlite"),
         noise=0.05,
+        circles=2,
     )
     return candidates, tmp_path
 
@@ -46,6 +47,7 @@ def test_the_store_exports_what_the_oracle_wrote_itself(ranked):
                 one["ranking"] for one in exported["annotations"]
             ]
             assert {one["kind"] for one in exported["annotations"]} == {"oracle"}
+            assert direct["regions"] == exported["regions"]
     card = (root / "exported/README.md").read_text()
     assert "Krippendorff" in card and "pseudonyms" in card
     results = json.loads((root / "exported/stage.json").read_text())["results"]
@@ -62,7 +64,8 @@ def test_people_s_rankings_decide_and_oracles_are_only_listed(ranked):
     engine = open_engine(str(root / "s.sqlite"))
     user = find_user(engine, b"s", add_user(engine, b"s", "Ann Real-Name"))
     store = Store(engine)
-    for number, work in enumerate(store.claim(user, 4)):
+    held = store.claim(user, 4)
+    for number, work in enumerate(held):
         place = [work.order.index(candidate) for candidate in (2, 1, 0)]
         ranking = [place.index(pane) + 1 for pane in range(3)]
         region = {"pane": 0, "label": "extra", "points": [[1, 1], [9, 1], [9, 9]]}
@@ -80,6 +83,10 @@ def test_people_s_rankings_decide_and_oracles_are_only_listed(ranked):
     ]
     assert [[c["token"] for c in row["candidates"]] for row in rows] == [order[::-1] for order in tokens]
     assert [row["votes"] for row in rows] == [1, 1, 1]
+    for row, work in zip(rows, held):
+        # The set's candidates were ranked backwards.
+        assert [one["candidate"] for one in row["regions"]] == [2 - work.order[0]]
+        assert {one["annotator"] for one in row["regions"]} == {"annotator-1"}, "the oracle's circles are not people's"
     assert [one["kind"] for one in rows[0]["annotations"]].count("oracle") == 3
     record = json.loads((root / "human/stage.json").read_text())["results"]
     assert (record["flagged"], record["too_few_votes"], record["regions"]) == (1, 1, 3)

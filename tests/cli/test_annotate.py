@@ -39,7 +39,7 @@ def test_the_oracle_writes_a_preference_data_set_with_the_same_splits(tmp_path):
     results = record["results"]
     assert record["stage"] == "annotate"
     assert (results["tasks"], results["pairs"], results["dropped_ties"]) == (7, 7, 0)
-    assert results["label_cost"] == {"rankings": 21, "tasks": 7}
+    assert results["label_cost"] == {"rankings": 21, "tasks": 7, "seconds": 63}
     assert results["tau_between_annotators"] == 1.0
     assert results["mean_iou_gap"] > 0.3
     assert results["share_worse_chosen"] == 0

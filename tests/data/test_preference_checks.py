@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from datasets import Features
 from PIL import Image
 
 from visionsam_hf.data.data_card import data_card
@@ -58,6 +59,11 @@ def annotated(**changes) -> list[dict]:
     return [good_row()["annotations"][0], good_row()["annotations"][0] | changes]
 
 
+def circled(**changes) -> list[dict]:
+    region = {"candidate": 1, "label": "extra", "annotator": "a1", "rle": encode_rle(mask(4))}
+    return [region, region | changes]
+
+
 WRONG = [
     ("image", None, "is not an image"),
     ("image_id", "", "must name the image"),
@@ -83,6 +89,9 @@ WRONG = [
     ("annotations", annotated(kind="robot"), "annotation 1 has the kind 'robot'"),
     ("annotations", annotated(annotator=""), "annotation 1 has no annotator"),
     ("annotations", annotated(ranking=[1, 2]), "annotation 1 ranks 2 candidates, the row has 3"),
+    ("regions", circled(label="ugly"), "region 1 has the label 'ugly'; it must be one of missed, extra"),
+    ("regions", circled(candidate=3), "region 1 is about candidate 3"),
+    ("regions", circled(rle=encode_rle(mask(3, size=(6, 8)))), "region 1 is [6, 8] (height, width)"),
 ]
 
 
@@ -107,6 +116,15 @@ def test_good_rows_are_written_and_read_back(tmp_path):
     loaded = load_split(tmp_path, "train", kind="preference")
     assert loaded[0]["truth"] is None and loaded[1]["truth"].mode == "1"
     assert loaded[0]["candidates"][2]["rle"] == encode_rle(mask(8))
+
+
+def test_circles_are_read_back_and_a_data_set_from_before_them_loads(tmp_path):
+    write_preferences(tmp_path / "new", {"train": [good_row(regions=circled()), good_row()]}, ["ring"], card=CARD)
+    loaded = load_split(tmp_path / "new", "train", kind="preference")
+    assert loaded[0]["regions"] == circled() and not loaded[1]["regions"]
+    old = {name: feature for name, feature in preference_features(["ring"]).items() if name != "regions"}
+    write_splits(tmp_path / "old", {"train": [good_row()]}, Features(old), card=CARD)
+    assert "regions" not in load_split(tmp_path / "old", "train", kind="preference").column_names
 
 
 def test_the_writer_and_the_reader_refuse_what_means_nothing(tmp_path):

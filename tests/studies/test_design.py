@@ -2,7 +2,9 @@ from types import SimpleNamespace
 
 import pytest
 from studies.design import Cell, chain, key_of, plan_cells, read_objectives
+from studies.objectives import ObjectiveStudy
 
+from visionsam_hf.cli.study_options import EvidenceSettings
 from visionsam_hf.data.errors import UserError
 
 
@@ -27,11 +29,23 @@ def test_a_chain_runs_its_first_step_first():
         ({"a": {"start": "b"}, "b": {"start": "a"}}, "starts from itself"),
         ({"a": {"rounds": 0}}, "rounds 0"),
         ({"SAM": {}}, "a name the study uses itself"),
+        ({"a": {"people": {"circle": 2}}}, "people: circle, which is no setting of theirs"),
     ],
 )
 def test_wrong_objectives_get_one_line(given, message):
     with pytest.raises(UserError, match=message):
         read_objectives(given, {})
+
+
+def test_what_people_do_is_part_of_a_result_s_name_and_silence_is_not():
+    settings = EvidenceSettings(
+        model_name_or_path="m", folds={"x": "d"}, runs="r", embeddings="e", output_dir="o", recommended="a",
+        objectives={"a": {"loss_type": "sft"}, "b": {"loss_type": "sft", "people": {"minutes": 2, "order": "uncertain"}}},
+    )  # fmt: skip
+    study = ObjectiveStudy(settings)
+    silent, told = (study.describe(name, Cell("x", 0, 50, 3))["system"][0] for name in "ab")
+    assert "people" not in silent, "or every run from before would be run again"
+    assert told == silent | {"people": {"minutes": 2, "order": "uncertain"}}
 
 
 def test_what_two_experiments_share_is_planned_once():

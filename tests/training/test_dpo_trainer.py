@@ -10,7 +10,8 @@ from conftest import tiny_processor
 
 from visionsam_hf import SamDPOConfig, SamDPOTrainer
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.training.losses import dice_loss, mask_bce, ranking_loss
+from visionsam_hf.data.masks import encode_rle
+from visionsam_hf.training.losses import critique_loss, dice_loss, mask_bce, ranking_loss
 from visionsam_hf.training.samples import PreferenceCollator
 
 TRL_METRICS = {
@@ -267,3 +268,35 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(model, preferences, 
 def test_wrong_settings_name_the_key(tmp_path, settings, key):
     with pytest.raises(UserError, match=key):
         SamDPOConfig(output_dir=str(tmp_path), **settings)
+
+
+def test_circled_mistakes_are_a_term_and_mend_the_target(model, preferences, tmp_path):
+    def circle(row):
+        # Of the chosen mask the right half is said to be extra.
+        loop = np.zeros(row["candidates"][0]["rle"]["size"], bool)
+        loop[:, 30:] = True
+        return {"regions": [{"candidate": 0, "label": "extra", "annotator": "a", "rle": encode_rle(loop)}]}
+
+    rows = preferences.map(circle, features=preferences.features)
+    plain = make(copy.deepcopy(model), rows, tmp_path, loss_type="sft")
+    circled = make(copy.deepcopy(model), rows, tmp_path, loss_type="sft", region_weight=0.5)
+    batch = batch_of(circled)
+    assert "signs" not in batch_of(plain)
+    logits = circled.forward(circled.model, batch)[0][:, 0]
+    mended, valid = batch["mended"], batch["valid"]
+    assert (mended <= batch["chosen"]).all() and (mended < batch["chosen"]).any()
+    torch.testing.assert_close(mended, batch["chosen"] + batch["signs"])
+    expected = mask_bce(logits, mended, valid) + dice_loss(logits, mended, valid)
+    expected = expected + 0.5 * critique_loss(logits, batch["signs"], valid)
+    torch.testing.assert_close(circled.prompt_losses(circled.model, batch)[0], expected, rtol=1e-4, atol=1e-6)
+    # Beside a preference margin, whose masks stay as they were ranked.
+    both = [make(copy.deepcopy(model), rows, tmp_path, loss_type="region", region_weight=weight) for weight in (0, 2.0)]
+    without, with_term = (trainer.prompt_losses(trainer.model.train(), batch)[0] for trainer in both)
+    torch.testing.assert_close(with_term - without, 2 * critique_loss(logits, batch["signs"], valid), rtol=1e-3, atol=1e-5)
+
+
+def test_a_data_set_from_before_circles_trains_with_their_weight(model, preferences, tmp_path):
+    trainer = make(model, preferences.remove_columns("regions"), tmp_path, loss_type="sft", region_weight=1.0)
+    batch = batch_of(trainer)
+    assert not batch["signs"].any() and torch.equal(batch["mended"], batch["chosen"])
+    trainer.train()

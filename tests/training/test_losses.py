@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from visionsam_hf.training.losses import (
     balanced_bce,
     bernoulli_kl,
+    critique_loss,
     dice_loss,
     mask_bce,
     mask_iou,
@@ -257,3 +258,32 @@ def test_tied_ranks_ask_for_no_order():
 def test_refuses_a_smoothing_that_inverts_preferences(smoothing):
     with pytest.raises(ValueError, match="label_smoothing"):
         preference_loss(torch.zeros(1), label_smoothing=smoothing)
+
+
+def test_critique_by_hand():
+    logits = torch.tensor([[[2.0, -1.0, 0.5], [-3.0, 4.0, 7.0]]], requires_grad=True)
+    signs = torch.tensor([[[-1.0, 1.0, 0.5], [-1.0, 0.0, -1.0]]])
+    valid = torch.tensor([[[True, True, True], [True, True, False]]])
+    loss = critique_loss(logits, signs, valid)
+    # Contradicted: 2 should go, -1 should come. Agreed: 0.5 and -3. Unspoken: 4. Padding: 7.
+    assert loss.tolist() == pytest.approx([(2 + 1) / 3.5])
+    loss.sum().backward()
+    assert logits.grad.flatten().tolist() == pytest.approx([1 / 3.5, -1 / 3.5, 0, 0, 0, 0])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.floats(0.1, 10))
+def test_critique_properties(seed, scale):
+    logits, chosen, rejected, signs, valid = random_case(seed)
+    signs = signs.clamp(-1, 1) * (chosen != rejected)
+    logits.requires_grad_()
+    loss = critique_loss(logits, signs, valid)
+    loss.sum().backward()
+    pulled = logits.grad != 0
+    assert not pulled[(signs == 0) | ~valid].any(), "only inside a loop"
+    assert not pulled[signs * logits > 0].any(), "only where the mask contradicts"
+    assert (logits.grad[pulled].sign() == -signs[pulled].sign()).all(), "towards what was said"
+    torch.testing.assert_close(critique_loss(scale * logits, signs, valid), scale * loss)
+    agreeing = torch.where(signs != 0, signs.sign() * logits.abs(), logits)
+    assert not critique_loss(agreeing, signs, valid).any(), "an agreeing policy costs nothing"
+    assert not critique_loss(logits, torch.zeros_like(signs), valid).any(), "nor does silence"

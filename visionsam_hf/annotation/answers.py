@@ -5,17 +5,20 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from PIL import Image, ImageDraw
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from visionsam_hf.annotation.database import annotator, answer, assignment, events, reading, task, writing
-from visionsam_hf.data.masks import encode_rle
+from visionsam_hf.data.critiques import Label, loop_mask
+from visionsam_hf.data.errors import UserError
+from visionsam_hf.data.masks import decode_rle, encode_rle
 from visionsam_hf.preferences.ranking_statistics import Answer
 from visionsam_hf.preferences.rankings import dense, is_ranking
 from visionsam_hf.preferences.rubric import CRITERIA
 
 PANES = 3
+# Characters of a corrected mask's code: a batch of some fits into one request.
+MAX_COUNTS = 60_000
 Coordinate = Annotated[float, Field(ge=-1e5, le=1e5)]
 # x, y in pixels of the original image
 Point = tuple[Coordinate, Coordinate]
@@ -25,8 +28,37 @@ class Region(BaseModel, extra="forbid"):
     """A lasso round a mistake of one mask."""
 
     pane: int = Field(ge=0, lt=PANES)
-    label: Literal["missed", "extra", "ragged", "speckle"]
+    label: Label
     points: list[Point] = Field(min_length=3, max_length=500)
+
+
+class Rle(BaseModel, extra="forbid"):
+    """A mask of what the page shows, as COCO's compressed run-length code; `decode` checks it."""
+
+    size: tuple[int, int]
+    counts: str = Field(min_length=1, max_length=MAX_COUNTS)
+
+    def decode(self, shown: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+        """The (H, W) bool mask of the whole image.
+
+        Args:
+            shown: the part of the image that the page shows, x1, y1, x2, y2.
+            size: height and width of the image.
+
+        Raises:
+            ValueError: another size than what is shown, no code of so many pixels, or an empty mask.
+        """
+        x1, y1, x2, y2 = shown
+        if self.size != (y2 - y1, x2 - x1):
+            raise ValueError("a corrected mask has the size of what is shown")
+        mask = np.zeros(size, bool)
+        try:
+            mask[y1:y2, x1:x2] = decode_rle({"size": list(self.size), "counts": self.counts})
+        except UserError:
+            raise ValueError("a corrected mask is no run-length code") from None
+        if not mask.any():
+            raise ValueError("a corrected mask is empty")
+        return mask
 
 
 def _is_uuid(value: str) -> str:
@@ -47,6 +79,8 @@ class Submission(BaseModel, extra="forbid"):
     reason: Literal["bad_box", "bad_image", "no_anomaly"] | None = None
     seconds: float | None = Field(default=None, ge=0, le=86400)
     regions: list[Region] = Field(default=[], max_length=20)
+    # The best mask, mended.
+    correction: Rle | None = None
     # Per pane four numbers from 1 to 5, in the order of the criteria.
     ratings: list[list[int]] | None = None
 
@@ -71,19 +105,31 @@ class Submission(BaseModel, extra="forbid"):
     def _complete(self) -> "Submission":
         if (self.kind == "submit") != (self.ranking is not None):
             raise ValueError("a ranking belongs to 'submit' and to nothing else")
+        if self.correction is not None and self.kind != "submit":
+            raise ValueError("a corrected mask belongs to 'submit' and to nothing else")
         if (self.kind == "flag") != (self.reason is not None):
             raise ValueError("a reason belongs to 'flag' and to nothing else")
         if self.unusable and set(self.ranking or []) != {1}:
             raise ValueError("'unusable' is a tie of all masks")
         return self
 
-    def by_candidate(self, order: list[int], twins: list[int], size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def by_candidate(
+        self,
+        order: list[int],
+        twins: list[int],
+        size: tuple[int, int] | None = None,
+        shown: tuple[int, int, int, int] | None = None,
+    ) -> dict[str, Any]:
         """The payload of this submission's event, by candidate instead of by pane.
 
         Args:
             order: which candidate stood in which pane.
             twins: for each candidate the first that it is nearly identical to: they share the better of their ranks.
-            size: height and width of the image, for its lassoed regions.
+            size: height and width of the image, for its lassoed regions and its corrected mask.
+            shown: the part of the image that the page shows, for its corrected mask; None is all of it.
+
+        Raises:
+            ValueError: what was drawn does not fit the image.
         """
         if self.kind == "undo":
             return {}
@@ -97,21 +143,20 @@ class Submission(BaseModel, extra="forbid"):
         payload["ranking"] = dense([min(rank for rank, other in zip(ranks, twins) if other == twin) for twin in twins])
         payload["unusable"] = self.unusable
         payload["criterion"] = self.criterion
-        payload["regions"] = [
-            {"candidate": order[region.pane], "label": region.label, "rle": encode_rle(_inside(region.points, size))}
-            for region in self.regions
-        ]
+        if self.regions:
+            if size is None:
+                raise ValueError("regions need the image's size")
+            payload["regions"] = [
+                {"candidate": order[one.pane], "label": one.label, "rle": encode_rle(loop_mask(one.points, size))}
+                for one in self.regions
+            ]
+        if self.correction is not None:
+            if size is None:
+                raise ValueError("a corrected mask needs the image's size")
+            payload["correction"] = encode_rle(self.correction.decode(shown or (0, 0, size[1], size[0]), size))
         if self.ratings is not None:
             payload["ratings"] = [self.ratings[pane] for pane in panes]
         return payload
-
-
-def _inside(points: list[tuple[float, float]], size: tuple[int, int] | None) -> np.ndarray:
-    if size is None:
-        raise ValueError("regions need the image's size")
-    canvas = Image.new("1", (size[1], size[0]))
-    ImageDraw.Draw(canvas).polygon(points, fill=1, outline=1)
-    return np.asarray(canvas)
 
 
 _STATUS = {"submit": "ranked", "revise": "ranked", "skip": "skipped", "flag": "flagged"}

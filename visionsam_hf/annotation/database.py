@@ -68,6 +68,13 @@ candidate = Table(
     # The first candidate that this one is nearly identical to; itself when there is none.
     Column("twin", Integer, nullable=False),
 )
+# Which task is given out first; a store from before orders, or in the order of its ids, has none.
+priority = Table(
+    "priority",
+    metadata,
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("task_id", ForeignKey("task.id"), nullable=False, unique=True),
+)
 annotator = Table(
     "annotator",
     metadata,
@@ -186,6 +193,8 @@ def _prepare_tables(connection: Connection, store: str, create: bool) -> None:
         triggers = _SQLITE_TRIGGERS if connection.dialect.name == "sqlite" else _POSTGRES_TRIGGERS
         for statement in triggers:
             connection.execute(text(statement))
+    else:
+        priority.create(connection, checkfirst=True)
     newest = connection.execute(project.select()).first()
     if newest is not None and newest.version > VERSION:
         raise UserError(f"{store}: was written by a newer version ({newest.version} > {VERSION}); upgrade visionsam_hf")

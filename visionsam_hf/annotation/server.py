@@ -1,21 +1,35 @@
 """The annotation page's server: a few JSON endpoints, three pictures a task, and the static page."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 
 from visionsam_hf.annotation.access import AccessMiddleware, find_user
-from visionsam_hf.annotation.answers import Submission
+from visionsam_hf.annotation.answers import Coordinate, Point, Submission
 from visionsam_hf.annotation.store import Assignment, Refused, Store
-from visionsam_hf.annotation.task_images import TaskImage, TaskImages, feedback_numbers, masks_png, photo_png, truth_png
+from visionsam_hf.annotation.task_images import (
+    TaskImage,
+    TaskImages,
+    feedback_numbers,
+    mask_png,
+    masks_png,
+    photo_png,
+    truth_png,
+)
 from visionsam_hf.preferences.rubric import CRITERIA
 
 COOKIE = "visionsam_annotator"
 PREFETCH = 4  # the task on the screen, and three behind it
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+# Kind, split and row of a task, a box, clicks and whether each is positive, in pixels of the image: its (H, W) bool mask.
+AnswerClicks = Callable[[str, str, int, Sequence[float], Sequence[tuple[float, float]], Sequence[bool]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +40,7 @@ class Service:
     images: TaskImages
     secret: bytes
     rubric: str
+    answer_clicks: AnswerClicks | None
     # Everything that is handed out besides the data; no path of a request ever meets the file system.
     static_files: dict[str, bytes]
 
@@ -46,6 +61,7 @@ class Service:
             "size": [right - left, bottom - top],
             "twins": held.twins,
             "calibration": is_calibration,
+            "mendable": self.answer_clicks is not None,
             "ratings": list(CRITERIA) if self.rubric == "full" and (is_calibration or held.is_audited) else [],
         }
 
@@ -58,9 +74,11 @@ class Service:
         """One submission of a batch: a bad one must not keep the others from being saved."""
         try:
             submission = Submission.model_validate(raw)
-            held = self.store.assignment(annotator, submission.assignment) if submission.regions else None
-            size = self.image(held).size if held is not None else None
-            return {"ok": True} | self.store.submit(annotator, submission, size)
+            is_drawn = submission.regions or submission.correction is not None
+            held = self.store.assignment(annotator, submission.assignment) if is_drawn else None
+            image = self.image(held) if held is not None else None
+            drawn_on = (image.size, image.window) if image is not None else ()
+            return {"ok": True} | self.store.submit(annotator, submission, *drawn_on)
         except Refused as refusal:
             reason = str(refusal)
         except ValueError as error:
@@ -84,6 +102,20 @@ class Batch(Nothing):
     """Submissions, in the order they were made; answered with what is to do next."""
 
     events: list[dict[str, Any]] = Field(min_length=1, max_length=100)
+
+
+class Click(Nothing):
+    """A click, in pixels of the image, on the defect or beside it."""
+
+    at: Point
+    positive: bool
+
+
+class Clicks(Nothing):
+    """What the served model is asked: a box and clicks, in pixels of the image."""
+
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    clicks: list[Click] = Field(max_length=50)
 
 
 async def _service(request: Request) -> Service:
@@ -209,6 +241,21 @@ def masks(held: Held, served: Served) -> Response:
     return _png(masks_png(served.image(held), held.order))
 
 
+@router.post("/api/task/{public}/mask.png")
+def answer_clicks(body: Clicks, held: Held, served: Served) -> Response:
+    """The served model's answer to a box and clicks, as a grey picture of what is shown."""
+    image = served.image(held)
+    (height, width), (x1, y1, x2, y2) = image.size, body.box
+    inside = [0 <= x <= width and 0 <= y <= height for x, y in (body.box[:2], body.box[2:], *(one.at for one in body.clicks))]
+    if served.answer_clicks is None:
+        raise HTTPException(404, "no model is served")
+    if not (all(inside) and x1 < x2 and y1 < y2):
+        raise HTTPException(422, "the box is empty, or something lies outside the photograph")
+    points, positive = [one.at for one in body.clicks], [one.positive for one in body.clicks]
+    mask = served.answer_clicks(held.kind, held.split, held.row, body.box, points, positive)
+    return Response(mask_png(image, mask), media_type="image/png", headers={"cache-control": "no-store"})
+
+
 @router.get("/api/task/{public}/truth.png")
 def truth(practised: Practised, served: Served) -> Response:
     """The truth of an answered practice task."""
@@ -232,7 +279,15 @@ def _png(content: bytes) -> Response:
     return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600, immutable"})
 
 
-def make_app(store: Store, images: TaskImages, secret: bytes, hosts: list[str], *, rubric: str = "quick") -> Any:
+def make_app(
+    store: Store,
+    images: TaskImages,
+    secret: bytes,
+    hosts: list[str],
+    *,
+    rubric: str = "quick",
+    answer_clicks: AnswerClicks | None = None,
+) -> Any:
     """The ASGI application.
 
     Args:
@@ -241,10 +296,11 @@ def make_app(store: Store, images: TaskImages, secret: bytes, hosts: list[str], 
         secret: `access.read_secret()`.
         hosts: values of the Host header that are answered, such as "127.0.0.1:8712".
         rubric: "full" asks for marks of each mask in calibration and audits, "quick" never does.
+        answer_clicks: lets the page mend masks; None, and it ranks only.
     """
     static = Path(__file__).parent / "static"
     files = {file.name: file.read_bytes() for file in static.iterdir() if file.suffix in _MEDIA_TYPES}
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="visionsam annotate")
-    app.state.service = Service(store, images, secret, rubric, files)
+    app.state.service = Service(store, images, secret, rubric, answer_clicks, files)
     app.include_router(router)
     return AccessMiddleware(app, hosts=hosts)

@@ -16,6 +16,7 @@ from visionsam_hf.annotation.database import (
     assignment,
     candidate,
     events,
+    priority,
     project,
     reading,
     task,
@@ -119,6 +120,8 @@ class Store:
         open_task = _unseen(annotator_id, "ranked").where(
             _taken_query(task.c.id, now, kind).scalar_subquery() < setup.overlap
         )
+        if connection.scalar(select(priority.c.place).limit(1)) is not None:
+            open_task = open_task.join(priority).order_by(None).order_by(priority.c.place)
         return connection.scalar(open_task), 0
 
     def _special_task(self, connection: Connection, annotator_id: int, seed: int) -> tuple[int | None, int] | None:
@@ -192,14 +195,19 @@ class Store:
     # ---- answering ------------------------------------------------------------------------------------------------
 
     def submit(
-        self, annotator_id: int, submission: Submission, size: tuple[int, int] | None = None
+        self,
+        annotator_id: int,
+        submission: Submission,
+        size: tuple[int, int] | None = None,
+        shown: tuple[int, int, int, int] | None = None,
     ) -> dict[str, Any]:
         """Take one submission; the same one again changes nothing and gets the same acknowledgement.
 
         Args:
-            size: height and width of the image, needed when regions come with the ranking.
+            size, shown: as in `Submission.by_candidate`; needed when regions or a corrected mask come with the ranking.
 
         Raises:
+            ValueError: what was drawn does not fit the image.
             Refused: the assignment is not this annotator's, or the UUID was used for something else.
         """
         with writing(self.engine) as connection:
@@ -226,7 +234,7 @@ class Store:
                 "assignment_id": row.id,
                 "annotator_id": annotator_id,
                 "kind": kind,
-                "payload": submission.by_candidate(row.order, _twins(connection, row.task_id), size),
+                "payload": submission.by_candidate(row.order, _twins(connection, row.task_id), size, shown),
                 "surplus": surplus,
                 "at": now,
             }

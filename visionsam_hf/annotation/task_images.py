@@ -99,6 +99,12 @@ def masks_png(image: TaskImage, order: list[int]) -> bytes:
     return _png(np.stack([image.masks[place] for place in order], -1).astype(np.uint8) * 255)
 
 
+def mask_png(image: TaskImage, mask: np.ndarray) -> bytes:
+    """What is shown of an (H, W) bool mask of the original, as a grey PNG, 255 inside."""
+    x1, y1, x2, y2 = image.window
+    return _png(mask[y1:y2, x1:x2].astype(np.uint8) * 255)
+
+
 def truth_png(image: TaskImage) -> bytes:
     """The truth as a grey PNG, 255 inside; of an image that has one."""
     if image.truth is None:

@@ -7,20 +7,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, delete, insert, select, update
 
 from visionsam_hf.annotation.access import add_oracle
-from visionsam_hf.annotation.answers import PANES, Submission
-from visionsam_hf.annotation.database import VERSION, candidate, project, reading, task, writing
+from visionsam_hf.annotation.answers import PANES, Region, Rle, Submission
+from visionsam_hf.annotation.database import (
+    VERSION,
+    answer,
+    assignment,
+    candidate,
+    priority,
+    project,
+    reading,
+    task,
+    writing,
+)
 from visionsam_hf.annotation.store import Assignment, Store
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import mask_iou
+from visionsam_hf.data.masks import encode_rle, mask_iou
 from visionsam_hf.data.records import same_fingerprint
-from visionsam_hf.preferences.oracle import annotate
+from visionsam_hf.preferences.oracle import Habits, annotate, draw
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
 from visionsam_hf.preferences.ranking_statistics import Task
 from visionsam_hf.preferences.rankings import identical_groups, rank_scores
 from visionsam_hf.preferences.rubric import TIE, criteria_table, worths
+from visionsam_hf.preferences.task_order import ordered
 
 CALIBRATION_TASKS = 20
 # Simulated annotators claim this many tasks at a time.
@@ -85,6 +96,27 @@ def import_tasks(
             connection.execute(insert(candidate), [item | {"task_id": task_id} for item in candidates])
 
 
+def order_tasks(engine: Engine, datasets: Mapping[str, Any], order: str) -> None:
+    """Say which tasks are given out first: a new round is a new candidate set, whose tasks are ordered anew, and so are
+    those of a store that is served again. What is in somebody's hands stays there.
+
+    Args:
+        datasets: the splits of the store's candidate set, images undecoded.
+        order: as in `task_order.ordered`.
+    """
+    is_ranked = select(answer.c.assignment_id).select_from(answer.join(assignment)).where(assignment.c.task_id == task.c.id)
+    query = select(task.c.id, is_ranked.exists().label("is_ranked")).where(task.c.kind == "ranked").order_by(task.c.id)
+    with reading(engine) as connection:
+        known = connection.execute(query).all()
+    ranked = [place for place, one in enumerate(known) if one.is_ranked]
+    places = [] if order == "id" else ordered((row for _, _, row in _rows(datasets)), order, ranked=ranked)
+    with writing(engine) as connection:
+        connection.execute(delete(priority))
+        if places:
+            values = [{"place": number, "task_id": known[place].id} for number, place in enumerate(places)]
+            connection.execute(insert(priority), values)
+
+
 def _rows(datasets: Mapping[str, Any]) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
     for split, dataset in datasets.items():
         for number, row in enumerate(dataset):
@@ -143,7 +175,14 @@ def load_tasks(engine: Engine) -> dict[int, Task]:
 
 
 def rank_in_store(
-    store: Store, datasets: Mapping[str, Any], *, annotators: int, noise: float, flip_rate: float, seed: int
+    store: Store,
+    datasets: Mapping[str, Any],
+    *,
+    annotators: int,
+    noise: float,
+    flip_rate: float,
+    seed: int,
+    habits: Habits = Habits(),
 ) -> int:
     """Let simulated annotators rank all that the store still wants of them; returns how many answers.
 
@@ -152,22 +191,24 @@ def rank_in_store(
     Args:
         datasets: the splits of the candidate set, images undecoded, with a truth in every row.
         annotators: how many.
-        noise, flip_rate, seed: as in `oracle.annotate`.
+        noise, flip_rate, seed, habits: as in `oracle.oracle_row`.
     """
     answered = 0
     for number in range(annotators):
         user = add_oracle(store.engine, f"oracle-{number + 1}")
         while held := store.claim(user, _CLAIM):
             for one in held:
+                masks, truth = _seen(one, datasets)
+                ious = [mask_iou(mask, truth) for mask in masks]
+                # A task that comes again gets new noise, as a person's second look does.
+                name = f"{one.split}/{one.row}" + (f"/{one.round}" if one.round else "")
+                who = {"annotator": number, "task": name, "seed": seed}
                 judged = annotate(
-                    *_seen(one, datasets),
-                    annotator=number,
-                    # A task that comes again gets new noise, as a person's second look does.
-                    task=f"{one.split}/{one.row}" + (f"/{one.round}" if one.round else ""),
-                    seed=seed,
-                    noise=noise,
-                    flip_rate=flip_rate,
-                )
+                    criteria_table(masks, truth), ious, identical_groups(np.stack(masks)), **who,
+                    noise=noise, flip_rate=flip_rate,
+                )  # fmt: skip
+                loops, mended = draw(judged, masks, truth, **who, habits=habits)
+                pane = one.order.index(judged.ranking.index(1))
                 submission = Submission(
                     uuid=str(uuid.uuid4()),
                     assignment=one.public,
@@ -175,17 +216,18 @@ def rank_in_store(
                     ranking=[judged.ranking[place] for place in one.order],
                     criterion=judged.deciding_criterion,  # type: ignore[arg-type]  # pydantic checks it
                     unusable=judged.unusable,
+                    regions=[Region(pane=pane, label=loop.label, points=loop.points) for loop in loops],
+                    correction=None if mended is None else Rle(**encode_rle(mended)),
                 )
-                store.submit(user, submission)
+                store.submit(user, submission, truth.shape)
             answered += len(held)
     return answered
 
 
-def _seen(held: Assignment, datasets: Mapping[str, Any]) -> tuple[np.ndarray, list[float], list[int]]:
-    """What an oracle goes by: the criteria and IoU of each candidate and the groups of nearly identical ones."""
+def _seen(held: Assignment, datasets: Mapping[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
+    """What an oracle goes by: the candidates' masks and the truth."""
     row = datasets[held.split][held.row]
     truth = truth_of(row)
     if truth is None:
         raise UserError(f"row {held.row} of split '{held.split}' has no truth for the oracle to judge by")
-    masks = candidate_masks(row)
-    return criteria_table(masks, truth), [mask_iou(mask, truth) for mask in masks], identical_groups(np.stack(masks))
+    return candidate_masks(row), truth

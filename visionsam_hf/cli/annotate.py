@@ -25,7 +25,7 @@ from visionsam_hf.annotation.database import open_engine
 from visionsam_hf.annotation.server import make_app
 from visionsam_hf.annotation.store import Store
 from visionsam_hf.annotation.task_images import TaskImages
-from visionsam_hf.annotation.tasks import import_tasks, load_project, load_tasks, truth_rankings
+from visionsam_hf.annotation.tasks import import_tasks, load_project, load_tasks, order_tasks, truth_rankings
 from visionsam_hf.cli.candidates import load_candidates, told_pairs
 from visionsam_hf.cli.options import (
     BackupSettings,
@@ -39,6 +39,10 @@ from visionsam_hf.data.dataset_directory import write_preferences
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import write_text
 from visionsam_hf.data.records import fingerprint, same_fingerprint
+from visionsam_hf.data.windows import choose_rule
+from visionsam_hf.embeddings.cache import open_cache
+from visionsam_hf.inference.interactive import ClickAnswerer
+from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 from visionsam_hf.preferences.preference_card import human_card
 from visionsam_hf.preferences.preference_rows import Exporter
 from visionsam_hf.preferences.ranking_statistics import describe
@@ -61,6 +65,7 @@ def run_serve(settings: ServeSettings) -> None:
         overlap=settings.overlap,
         calibration=(settings.calibration, calibration) if calibration else None,
     )
+    order_tasks(engine, datasets, settings.order)
     listener = bind(settings.host, settings.port)
     port = listener.getsockname()[1]
     app = make_app(
@@ -69,6 +74,7 @@ def run_serve(settings: ServeSettings) -> None:
         secret,
         allowed_hosts(settings.host, port, settings.hostnames),
         rubric=settings.rubric,
+        answer_clicks=_click_answerer(settings, datasets, calibration) if settings.model else None,
     )
     shown = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
@@ -76,6 +82,14 @@ def run_serve(settings: ServeSettings) -> None:
     print(f"Answers go to {_without_password(settings.store)}. Stop with Ctrl+C.", flush=True)
     config = uvicorn.Config(app, log_level="warning", proxy_headers=False, server_header=False, access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _click_answerer(settings: ServeSettings, datasets: dict[str, Any], calibration: dict[str, Any] | None) -> Any:
+    model, processor = to_best_device(load_model(settings.model)), load_processor(settings.model)
+    practice = calibration or {}
+    sets = {"ranked": datasets, "gold": practice, "calibration": practice}
+    cache = open_cache(settings, model, processor)
+    return ClickAnswerer(model, processor, choose_rule(settings, processor), sets, cache)
 
 
 def run_stats(settings: StatsSettings) -> None:

@@ -1,5 +1,6 @@
 """`visionsam candidates` and `visionsam annotate oracle`: masks to be ranked, simulated annotators who rank them."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,10 +24,11 @@ from visionsam_hf.data.windows import choose_rule
 from visionsam_hf.embeddings.cache import open_cache
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 from visionsam_hf.preferences.candidates import Diversity, generate_candidates
-from visionsam_hf.preferences.oracle import oracle_row
+from visionsam_hf.preferences.oracle import Habits, oracle_row
 from visionsam_hf.preferences.preference_card import oracle_card
 from visionsam_hf.preferences.preference_rows import truth_of
 from visionsam_hf.preferences.ranking_statistics import Tally
+from visionsam_hf.preferences.task_order import ordered
 
 
 def run(settings: CandidatesSettings) -> None:
@@ -120,7 +122,11 @@ def told_pairs(of: Mapping[str, Any]) -> str:
 
 
 def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any) -> Iterator[dict[str, Any]]:
-    for number, row in enumerate(dataset):
+    spent = 0.0
+    for number in ordered(dataset, settings.order):
+        if settings.minutes and spent >= 60 * settings.minutes * settings.annotators:
+            return
+        row = dataset[number]
         truth = truth_of(row)
         if truth is None:
             raise UserError(
@@ -136,9 +142,15 @@ def _oracle_rows(dataset: Any, split: str, settings: OracleSettings, tally: Any)
             flip_rate=settings.flip_rate,
             seed=settings.seed,
             tally=tally,
+            habits=_habits(settings),
         )
+        spent = tally.seconds
         if preference is not None:
             yield preference
+
+
+def _habits(settings: OracleSettings) -> Habits:
+    return Habits(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Habits)})
 
 
 def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> None:
@@ -161,6 +173,7 @@ def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> No
         noise=settings.noise,
         flip_rate=settings.flip_rate,
         seed=settings.seed,
+        habits=_habits(settings),
     )
 
 

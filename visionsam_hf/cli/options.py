@@ -140,20 +140,34 @@ class OracleSettings:
     annotators: Count = setting(3, "number of simulated annotators")
     noise: NotNegative = setting(0.05, "standard deviation of the noise on each criterion (which lies between 0 and 1)")
     flip_rate: Share = setting(0.0, "chance that an annotator reverses a task's ranking")
-    seed: int = setting(0, "seed of noise and flips")
+    circles: Annotated[int, Field(ge=0)] = setting(0, "mistakes of the best mask that an annotator circles at most")
+    circle_error: Share = setting(0.0, "chance that a circle is drawn beside its mistake")
+    mended: Annotated[int, Field(ge=0)] = setting(0, "the largest mistakes of the best mask that an annotator mends")
+    order: Literal["id", "uncertain", "diverse"] = setting("id", "what is ranked first, as in annotate serve")
+    minutes: NotNegative = setting(0.0, "stop when so many minutes of an annotator are spent on a split; 0: rank all")
+    seconds_per_ranking: NotNegative = setting(3.0, "assumed time to rank three masks")
+    seconds_per_circle: NotNegative = setting(5.0, "assumed time to circle a mistake and say what it is")
+    seconds_per_correction: NotNegative = setting(12.0, "assumed time to mend a mask")
+    seed: int = setting(0, "seed of noise, flips and circles")
     store: str = setting("", "annotation store that takes the rankings too, marked as oracle; empty means none")
 
 
 @dataclass
-class ServeSettings:
+class ServeSettings(CacheSettings):
     """The annotation page."""
 
     candidates: str = setting("", "candidate set: a directory or a Hub id", required=True, input=True)
+    model: str = setting(
+        "", "model that mends masks by clicks, e.g. the one that proposed them; empty: the page ranks only", input="model"
+    )
     store: str = setting("annotations.sqlite", "the store: a SQLite file, made when missing, or a PostgreSQL URL")
     host: str = setting("127.0.0.1", "address to bind; any but this machine's own needs annotators with tokens")
     port: Annotated[int, Field(ge=0, le=65535)] = setting(8712, "port to bind")
     hostnames: list[str] = setting([], "further names by which browsers reach the server")
     overlap: Count = setting(3, "how many annotators rank each task")
+    order: Literal["id", "uncertain", "diverse"] = setting(
+        "id", "what is ranked first: id, uncertain (masks disagree, scores are close), diverse (looks unlike those before)"
+    )
     rubric: Literal["quick", "full"] = setting(
         "quick", "quick: rankings; full: also marks from 1 to 5 in practice and on one task in twenty"
     )

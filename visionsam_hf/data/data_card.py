@@ -45,10 +45,12 @@ _KINDS = {
             ("image, image_id, category", "as in the segmentation data set"),
             ("box, object_index", "the prompt: [x1, y1, x2, y2) in pixels, and the object it is about"),
             ("chosen, rejected", "1-bit masks of the image's size"),
+            ("chosen_kind", "ranked: the chosen mask is the first candidate; corrected: it is what people made of it"),
             ("margin, votes", "distance of their aggregate ranks; number of annotations behind it"),
             ("truth", "1-bit mask of the object, or null"),
             ("candidates", "every candidate, best first: `rle`, `token`, `score`, `mean_rank` and the four criteria"),
             ("annotations", "each annotation: pseudonym, human or oracle, ranking, deciding criterion, seconds"),
+            ("regions", "circled mistakes: `candidate` (best first), `label` missed, extra, ragged or speckle, `rle`"),
         ],
     ),
 }

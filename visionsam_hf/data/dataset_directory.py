@@ -25,6 +25,7 @@ from visionsam_hf.data.errors import UserError, decoding
 from visionsam_hf.data.files import unfinished, write_text
 from visionsam_hf.data.records import fingerprint, looks_local
 from visionsam_hf.data.schema import (
+    OPTIONAL,
     candidate_features,
     checked_preferences,
     preference_features,
@@ -172,7 +173,7 @@ def _stored_rows(files: Sequence[str], where: str, schema: pa.Schema) -> Iterato
 def _check_columns(dataset: Dataset | IterableDataset, name: str, kind: str) -> None:
     wanted = SCHEMAS[kind](["any"])
     columns = dataset.column_names or []
-    missing = [column for column in wanted if column not in columns]
+    missing = [column for column in wanted if column not in (*columns, *OPTIONAL)]
     if missing:
         raise UserError(
             f"{name}: column '{missing[0]}' is missing, so it is not a {kind} data set; "

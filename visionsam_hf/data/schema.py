@@ -14,9 +14,12 @@ import numpy as np
 from datasets import ClassLabel, Features, List, Value
 from PIL import Image, UnidentifiedImageError
 
+from visionsam_hf.data.critiques import LABELS
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_rle, mask_box
 
+# Columns that came later: data sets without them load all the same.
+OPTIONAL = ("regions", "chosen_kind")
 RLE = {"size": List(Value("int32")), "counts": Value("string")}
 
 
@@ -61,11 +64,13 @@ def candidate_features(categories: Sequence[str]) -> Features:
 
 
 def preference_features(categories: Sequence[str]) -> Features:
-    """One row a prompt: the chosen and the rejected mask, every candidate (best first) and every annotation."""
+    """One row a prompt: the chosen and the rejected mask, every candidate (best first), every annotation, and the
+    mistakes that were circled (`candidate` counts best first). `chosen_kind`: "ranked", the first candidate, or "corrected"."""
     return Features(
         {
             **_prompt_columns(categories),
             "chosen": datasets.Image(),
+            "chosen_kind": Value("string"),
             "rejected": datasets.Image(),
             "margin": Value("float32"),
             "votes": Value("int32"),
@@ -91,6 +96,9 @@ def preference_features(categories: Sequence[str]) -> Features:
                     "seconds": Value("float32"),
                     "rubric_version": Value("string"),
                 }
+            ),
+            "regions": List(
+                {"candidate": Value("int8"), "label": Value("string"), "annotator": Value("string"), "rle": RLE}
             ),
         }
     )
@@ -118,9 +126,10 @@ def checked_preferences(rows: Iterable[dict[str, Any]], where: str) -> Iterator[
     for number, row in enumerate(rows):
         for column, check in _CHECKS.items():
             try:
-                if column not in row:
+                if column in row:
+                    check(row[column], row)
+                elif column not in OPTIONAL:
                     raise _Wrong("is missing; export the preferences again")
-                check(row[column], row)
             except _Wrong as problem:
                 raise UserError(f"{where}: row {number}, column '{column}': {problem}") from None
         yield row
@@ -216,6 +225,21 @@ def _check_annotations(value: Any, row: Mapping[str, Any]) -> None:
             raise _Wrong(f"annotation {place} ranks {ranks} candidates, the row has {count}; export it again")
 
 
+def _check_chosen_kind(value: Any, row: Mapping[str, Any]) -> None:
+    if value not in (None, "ranked", "corrected"):
+        raise _Wrong(f"is {value!r}; it must be ranked or corrected")
+
+
+def _check_regions(value: Any, row: Mapping[str, Any]) -> None:
+    for place, region in enumerate(value or []):
+        if region["label"] not in LABELS:
+            raise _Wrong(f"region {place} has the label {region['label']!r}; it must be one of {', '.join(LABELS)}")
+        if region["candidate"] not in range(len(row["candidates"])):
+            raise _Wrong(f"region {place} is about candidate {region['candidate']}, which the row has not; export it again")
+        if list(region["rle"]["size"]) != list(row["candidates"][0]["rle"]["size"]):
+            raise _Wrong(f"region {place} is {list(region['rle']['size'])} (height, width), unlike the masks; export it again")
+
+
 # In this order: what a check reads of other columns was checked before.
 _CHECKS: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
     "image": _check_image,
@@ -229,4 +253,6 @@ _CHECKS: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
     "votes": _check_count_from(1),
     "candidates": _check_candidates,
     "annotations": _check_annotations,
+    "regions": _check_regions,
+    "chosen_kind": _check_chosen_kind,
 }

@@ -31,21 +31,34 @@ def preference_row(
         annotations: at least one, each ranking the row's candidates in the row's order.
         criteria: (K, 4) criteria of the candidates, or None where no truth is known.
         deciding: the kind of annotators, "human" or "oracle", whose rankings make the verdict; None means all. The
-            others are listed all the same.
+            others are listed all the same, without what they circled.
 
     Returns:
         The row, with the candidates (and everyone's ranks of them) best first, or None when the annotations tie from
-        top to bottom.
+        top to bottom and nobody mended one. The chosen mask is the best candidate or, where somebody mended it, that: of
+        several corrections every pixel that at least half of them hold.
     """
-    verdict = aggregate([one.ranking for one in annotations if deciding in (None, one.kind)])
+    heard = [one for one in annotations if deciding in (None, one.kind)]
+    verdict = aggregate([one.ranking for one in heard])
+    best, worst = (decode_rle(row["candidates"][verdict.order[place]]["rle"]) for place in (0, -1))
+    corrections = [decode_rle(one.correction) for one in heard if one.correction is not None]
+    mended = 2 * np.sum(corrections, axis=0) >= len(corrections) if corrections else None
+    if mended is not None and mended.any() and not np.array_equal(mended, worst):
+        verdict = dataclasses.replace(verdict, mended=True)
     if verdict.is_tie:
         return None, verdict
     candidates = []
     ranked = []
+    regions = []
     for annotation in annotations:
         told = dataclasses.asdict(annotation)
-        del told["unusable"]
+        del told["unusable"], told["regions"], told["correction"]
         ranked.append(told | {"ranking": [annotation.ranking[index] for index in verdict.order]})
+        if annotation in heard:
+            regions += [
+                {**region, "candidate": verdict.order.index(region["candidate"]), "annotator": annotation.annotator}
+                for region in annotation.regions
+            ]
     for index in verdict.order:
         candidate = row["candidates"][index]
         values = [None] * len(CRITERIA) if criteria is None else [float(value) for value in criteria[index]]
@@ -60,14 +73,26 @@ def preference_row(
         )
     copied = {key: row[key] for key in ("image", "image_id", "category", "box", "object_index", "truth")}
     preference = copied | {
-        "chosen": encode_mask(decode_rle(candidates[0]["rle"])),
-        "rejected": encode_mask(decode_rle(candidates[-1]["rle"])),
+        "chosen": encode_mask(mended if verdict.mended else best),
+        "chosen_kind": "corrected" if verdict.mended else "ranked",
+        "rejected": encode_mask(worst),
         "margin": verdict.margin,
         "votes": verdict.votes,
         "candidates": candidates,
         "annotations": ranked,
+        "regions": regions,
     }
     return preference, verdict
+
+
+def pair_ious(
+    masks: Sequence[np.ndarray], truth: np.ndarray, preference: Mapping[str, Any] | None, verdict: Verdict
+) -> list[float]:
+    """IoU with the truth of the candidates; where somebody mended the best one, of what came of it."""
+    ious = [mask_iou(mask, truth) for mask in masks]
+    if preference is not None and verdict.mended:
+        ious[verdict.order[0]] = mask_iou(decode_mask(preference["chosen"]), truth)
+    return ious
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +138,7 @@ class Exporter:
             if item.task_kind == "ranked" and item.round == 0 and not item.surplus:
                 self._by_row.setdefault((item.split, item.row), []).append(item)
         self._tally = Tally()
-        self._counts = {"too_few_votes": 0, "flagged": 0}
+        self._counts = {"too_few_votes": 0, "flagged": 0, "corrected": 0}
         self._regions: list[dict[str, Any]] = []
 
     def rows(self, split: str, dataset: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -134,17 +159,13 @@ class Exporter:
             preference, verdict = preference_row(
                 row, [_annotation(item) for item in ranked], criteria=criteria, deciding=self._kind
             )
-            ious = None if truth is None else [mask_iou(mask, truth) for mask in masks]
+            ious = None if truth is None else pair_ious(masks, truth, preference, verdict)
             self._tally.add([_annotation(item) for item in deciding], verdict, row["candidates"], ious)
             if preference is None:
                 continue
-            for item in ranked:
-                self._regions += [
-                    {"image_id": row["image_id"], "object_index": row["object_index"], "split": split}
-                    | {"annotator": item.annotator, "candidate": verdict.order.index(region["candidate"])}
-                    | {"label": region["label"], "rle": region["rle"]}
-                    for region in item.detail.get("regions", [])
-                ]
+            where = {"image_id": row["image_id"], "object_index": row["object_index"], "split": split}
+            self._counts["corrected"] += preference["chosen_kind"] == "corrected"
+            self._regions += [where | region for region in preference["regions"]]
             yield preference
 
     def write_regions(self, path: Path) -> None:
@@ -159,8 +180,9 @@ class Exporter:
 
 def _annotation(item: Answer) -> Annotation:
     criterion, seconds = item.detail.get("criterion"), item.detail.get("seconds")
-    is_unusable = bool(item.detail.get("unusable"))
-    return Annotation(item.annotator, item.kind, item.ranks, criterion, seconds, unusable=is_unusable)
+    more = {"unusable": bool(item.detail.get("unusable")), "regions": item.detail.get("regions", [])}
+    more["correction"] = item.detail.get("correction")
+    return Annotation(item.annotator, item.kind, item.ranks, criterion, seconds, **more)
 
 
 def candidate_masks(row: Mapping[str, Any]) -> list[np.ndarray]:

@@ -64,6 +64,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.tasks = self.rankings = self.unusable = 0
+        self.seconds: float = 0
         self._between: list[float] = []
         self._with_score: list[float] = []
         self._pairs: list[tuple[float, float]] = []
@@ -81,6 +82,7 @@ class Tally:
         rankings, scores = [one.ranking for one in annotations], [one["score"] for one in candidates]
         self.tasks += 1
         self.rankings += len(rankings)
+        self.seconds += sum(one.seconds or 0 for one in annotations)
         self.unusable += 2 * sum(one.unusable for one in annotations) > len(annotations)
         self._between += [tau(first, second) for first, second in combinations(rankings, 2)]
         self._with_score.append(tau(verdict.mean_ranks, [-score for score in scores]))
@@ -108,7 +110,7 @@ class Tally:
                 "pairs": len(self._margins),
                 "dropped_ties": self.tasks - len(self._margins),
                 "none_usable": self.unusable,
-                "label_cost": {"rankings": self.rankings, "tasks": self.tasks},
+                "label_cost": {"rankings": self.rankings, "tasks": self.tasks, "seconds": self.seconds},
                 "mean_margin": _mean(self._margins),
                 "chosen_iou": _mean([one for one, _ in self._pairs]),
                 "rejected_iou": _mean([other for _, other in self._pairs]),
@@ -388,8 +390,7 @@ def tau_against(sets: Sequence[RankingSet], others: Sequence[Sequence[float] | N
 
 
 def _only(ranking: Sequence[int], rank: int) -> int | None:
-    places = [index for index, value in enumerate(ranking) if value == rank]
-    return places[0] if len(places) == 1 else None
+    return list(ranking).index(rank) if list(ranking).count(rank) == 1 else None
 
 
 def _mean(values: Sequence[float]) -> float:

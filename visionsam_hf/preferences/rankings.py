@@ -6,7 +6,8 @@ place on somebody's screen.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -24,8 +25,9 @@ _STEPS = 200
 class Annotation:
     """One annotator's answer to one task, as the `annotations` column stores it.
 
-    `kind` is "human" or "oracle"; `deciding_criterion` one of `rubric.CRITERIA`; `unusable` (not in the column) says that
-    the tie of all masks means that none is any good.
+    `kind` is "human" or "oracle"; `deciding_criterion` one of `rubric.CRITERIA`. Not in the column: `unusable` says that
+    the tie of all masks means that none is any good; `regions` are the mistakes circled, each {"candidate", "label", "rle"};
+    `correction` is the best mask as the annotator mended it, a run-length code.
     """
 
     annotator: str
@@ -35,6 +37,8 @@ class Annotation:
     seconds: float | None = None
     rubric_version: str = RUBRIC_VERSION
     unusable: bool = False
+    regions: Sequence[Mapping[str, Any]] = ()
+    correction: Mapping[str, Any] | None = None
 
 
 def dense(ranks: Sequence[float]) -> list[int]:
@@ -91,17 +95,19 @@ class Verdict:
 
     `order` lists the candidates, best first; `mean_ranks` (by candidate) average the fractional ranks, in which tied
     candidates share the mean of the places they occupy; `margin` is the mean ranks' distance between last and first.
+    `mended` says that there is a corrected mask above them all.
     """
 
     order: list[int]
     mean_ranks: list[float]
     margin: float
     votes: int
+    mended: bool = False
 
     @property
     def is_tie(self) -> bool:
         """Whether nothing separates top and bottom, so that there is no pair to learn from."""
-        return self.margin < 1e-9
+        return self.margin < 1e-9 and not self.mended
 
 
 def aggregate(rankings: Sequence[Sequence[int]]) -> Verdict:

@@ -21,6 +21,7 @@ from visionsam_hf.embeddings.shards import REFERENCES, remove_stale_references
 from visionsam_hf.training.hyperparameters import REFERENCE_FREE, DPOSettings
 from visionsam_hf.training.losses import (
     bernoulli_kl,
+    critique_loss,
     dice_loss,
     mask_bce,
     mask_iou,
@@ -65,7 +66,8 @@ _OBJECTIVES = {
 }
 
 _OF_A_PAIR = (
-    "chosen", "rejected", "truth", "has_truth", "ranked", "ranks", "ranked_tokens", "tokens_ranked", "token", "item"
+    "chosen", "rejected", "truth", "has_truth", "signs", "mended", "ranked", "ranks", "ranked_tokens", "tokens_ranked",
+    "token", "item",
 )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ class SamDPOTrainer(SamTrainer):
         return dict(mask_output=tokens, scores=args.iou_weight > 0, prompt_kinds=["box"])
 
     def _samples(self, rows: datasets.Dataset, args: Any, *, training: bool, **common: Any) -> PreferenceSamples:
-        return PreferenceSamples(rows, rankings=args.loss_type == "plackett_luce", **common)
+        return PreferenceSamples(rows, rankings=args.loss_type == "plackett_luce", regions=args.region_weight > 0, **common)
 
     @property
     def dropped_pairs(self) -> int:
@@ -188,7 +190,8 @@ class SamDPOTrainer(SamTrainer):
                 logits, inputs["ranked"], ranks=inputs["ranks"], reference_logits=compared, valid=valid, beta=args.beta
             )
         else:
-            losses = mask_bce(logits, chosen, valid) + dice_loss(logits, chosen, valid)
+            target = inputs.get("mended", chosen)
+            losses = mask_bce(logits, target, valid) + dice_loss(logits, target, valid)
         losses = losses + self._added_terms(args, inputs, logits, reference, scores, valid)
         with torch.no_grad():
             metrics = _preference_metrics(args.beta, margin, logits, compared, chosen, rejected, valid)
@@ -208,12 +211,16 @@ class SamDPOTrainer(SamTrainer):
         chosen, rejected = inputs["chosen"], inputs["rejected"]
         terms = torch.zeros(len(logits), device=logits.device)
         if args.sft_weight:
-            target = chosen
+            target = inputs.get("mended", chosen)
             if args.sft_target == "truth":
-                target = torch.where(inputs["has_truth"][:, None, None], inputs["truth"], chosen)
+                target = torch.where(inputs["has_truth"][:, None, None], inputs["truth"], target)
             terms = terms + args.sft_weight * (mask_bce(logits, target, valid) + dice_loss(logits, target, valid))
+        unspoken = chosen == rejected
+        if args.region_weight:
+            terms = terms + args.region_weight * critique_loss(logits, inputs["signs"], valid)
+            unspoken &= inputs["signs"] == 0
         if args.kl_weight:
-            terms = terms + args.kl_weight * bernoulli_kl(logits, reference, valid & (chosen == rejected))
+            terms = terms + args.kl_weight * bernoulli_kl(logits, reference, valid & unspoken)
         if args.iou_weight:
             if args.score_loss == "l1":
                 predicted = self._of_policy(scores, inputs["token"]).float()

@@ -157,6 +157,9 @@ class DPOSettings(PromptTuningSettings):
     label_smoothing: BelowHalf = setting(0.0, "assumed share of flipped rankings, for dpo, region and robust")
     region_exponent: Share = setting(1.0, "region: divide the margin by |D| to this power, between 0 (dpo) and 1")
     sft_weight: NonNegative = setting(0.0, "weight of BCE + Dice to the chosen mask, or as sft_target says")
+    region_weight: NonNegative = setting(
+        0.0, "weight of circled mistakes; above 0 they also mend the chosen mask that sft and sft_weight pull towards"
+    )
     kl_weight: NonNegative = setting(0.0, "weight of the KL divergence to the reference where the two masks agree")
     iou_weight: NonNegative = setting(
         0.0, "weight of the score loss, which teaches the confidence head people's rankings"

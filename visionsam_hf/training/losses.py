@@ -155,6 +155,25 @@ def preference_loss(
     raise ValueError(f"loss_type must be 'sigmoid', 'ipo', 'hinge' or 'robust', not {loss_type!r}")
 
 
+def critique_loss(logits: Tensor, signs: Tensor, valid: Tensor | None = None) -> Tensor:
+    """How far the mask is from what people circled: the mean of max(0, -sign z) over what their loops would change.
+
+    The perceptron criterion (Rosenblatt, 1958) on single pixels, divided by the loops' content so that a small mistake
+    counts as much as a large one. It pulls inside the loops alone, and there only where the mask still contradicts; as
+    soon as the policy agrees it is 0, so nothing is pushed beyond what was said.
+
+    Args:
+        logits: (B, H, W) mask logits of the policy.
+        signs: (B, H, W) in [-1, 1]: above 0 where the mask should come, below 0 where it should go, 0 where nobody spoke.
+        valid: (B, H, W) bool, False on padding. None means everything is valid.
+
+    Returns:
+        (B,) float32, 0 without a loop.
+    """
+    signs = signs.float() * _pixels(valid, logits)
+    return F.relu(-signs * _full(logits)).sum((-2, -1)) / signs.abs().sum((-2, -1)).clamp(min=1)
+
+
 def plackett_luce_loss(
     logits: Tensor,
     ranked_masks: Tensor,

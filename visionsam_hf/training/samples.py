@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from transformers import SamProcessor
 
 from visionsam_hf.data.augmentation import Variant, variant_key, variant_of
+from visionsam_hf.data.critiques import critique_signs, mended_choice
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import mask_to_target, to_square, valid_region
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_box
@@ -212,8 +213,9 @@ class PreferenceSamples(Dataset):
 
     A sample is `{"pixel_values" | "image_embeddings" | "image_places", "kind": "box", "boxes": (1, 4), "points": (1, 2, 2),
     "chosen", "rejected", "truth": (S, S) in [0, 1], "has_truth": bool, "ranks": (3,) ascending,
-    "ranked_tokens": (3,) int64, "tokens_ranked": bool, "token": int, "valid": (S, S) bool, "item": int}`, and with
-    `rankings` "ranked": (3, S, S), best first.
+    "ranked_tokens": (3,) int64, "tokens_ranked": bool, "token": int, "valid": (S, S) bool, "item": int}`, with `rankings`
+    "ranked": (3, S, S), best first, and with `regions` "signs": (S, S) in [-1, 1] (what circled mistakes say, as
+    `critique_signs`) and "mended": (S, S), the chosen mask as they would have it.
     """
 
     def __init__(
@@ -227,10 +229,12 @@ class PreferenceSamples(Dataset):
         rule: WindowRule = WindowRule(),
         target_resize: str = "area",
         rankings: bool = False,
+        regions: bool = False,
     ) -> None:
         self.image_side, self.mask_side, self.target_resize = image_side, mask_side, target_resize
-        self.rankings = rankings
-        self.masks = rows.select_columns(["box", "chosen", "rejected", "truth", "candidates"])
+        self.rankings, self.regions = rankings, regions
+        columns = ["box", "chosen", "rejected", "truth", "candidates"]
+        self.masks = rows.select_columns(columns + [name for name in ("regions",) if name in rows.column_names])
         self.windows: list[Window | None] = [
             rule.of_box(row["box"], row["candidates"][0]["rle"]["size"])
             for row in rows.select_columns(["box", "candidates"])
@@ -271,6 +275,11 @@ class PreferenceSamples(Dataset):
         if self.rankings:
             masks = [self._target(decode_rle(candidate["rle"]), window) for candidate in row["candidates"]]
             ranked = {"ranked": torch.from_numpy(np.stack(masks))}
+        if self.regions:
+            signs = critique_signs(row)
+            come, go = (self._target(signs == sign, window) for sign in (1, -1))
+            mended = self._target(mended_choice(row, signs), window)
+            ranked |= {"signs": torch.from_numpy(come - go), "mended": torch.from_numpy(mended)}
         tokens = [int(candidate["token"]) for candidate in row["candidates"]]
         box = to_square(np.array([row["box"]], np.float32), chosen.shape, self.image_side, window)
         return {
@@ -341,7 +350,7 @@ class PreferenceCollator:
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         stacked = ["boxes", "points", "chosen", "rejected", "truth", "ranks", "ranked_tokens"]
-        stacked += ["ranked"] if "ranked" in samples[0] else []
+        stacked += [key for key in ("ranked", "signs", "mended") if key in samples[0]]
         listed = ("has_truth", "tokens_ranked", "token", "item")
         return {
             **{key: torch.stack([sample[key] for sample in samples]) for key in stacked},

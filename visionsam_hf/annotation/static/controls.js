@@ -2,7 +2,7 @@
 
 const $ = (selector) => document.querySelector(selector);
 const OURS = new Set([" ", "Tab", "Backspace", "=", "+", "-", "[", "]", "!", "'", "/"]);
-const BUTTONS = { equal: "=", none: "0", flicker: "Tab", lasso: "d", undo: "Backspace", skip: "s", flag: "!", mode: "x" };
+const BUTTONS = { equal: "=", none: "0", flicker: "Tab", lasso: "d", mend: "m", undo: "Backspace", skip: "s", flag: "!", mode: "x" };
 
 /** pick(pane), decide(criterion), flag(reason) come from buttons; undoStopped() from Backspace while a message is shown;
  * keys in `repeated` act again while they are held. */

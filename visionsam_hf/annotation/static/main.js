@@ -5,6 +5,7 @@ import { Outbox } from "/static/outbox.js";
 import { Panes, prepare, prepareFeedback } from "/static/panes.js";
 import { Chooser } from "/static/chooser.js";
 import { listen } from "/static/controls.js";
+import { Mender, encode } from "/static/mender.js";
 import * as screens from "/static/screens.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -17,7 +18,9 @@ const HISTORY = "visionsam-history";
 let progress = null;
 let current = null;
 let chooser = null;
-let phase = "start"; // start, choose, rate, feedback, label, stopped
+let phase = "start"; // start, choose, mend, rate, feedback, label, stopped
+let correction = null;
+const mender = new Mender(panes, () => { if (mender.isOpen) screens.mending(mender); });
 let shownAt = 0;
 let ratings = [];
 let asking = null;
@@ -83,6 +86,7 @@ function show(task) {
   current = task;
   chooser = new Chooser(task.twins);
   ratings = [];
+  correction = null;
   phase = "choose";
   screens.work(task);
   screens.clearUnder();
@@ -148,6 +152,7 @@ async function submit() {
     criterion: chooser.criterion,
     regions: panes.regions.map((region) => ({ ...region, points: region.points.map(([x, y]) => [x + left, y + top]) })),
   };
+  if (correction && chooser.isBest(correction.pane)) extra.correction = correction.code;
   if (ratings.length === 12) extra.ratings = [0, 1, 2].map((pane) => ratings.slice(pane * 4, pane * 4 + 4));
   remember(task);
   const kept = answer("submit", extra);
@@ -231,6 +236,33 @@ function choose(act) {
   if (chooser.isComplete()) submit();
 }
 
+/** The best mask becomes one to mend; what is kept goes out with the ranking. */
+function startMending() {
+  if (!current.mendable) return;
+  if (typeof chooser.best !== "number") return screens.ask("First the number of the best mask, then", ["key", "M"], "mends it");
+  phase = "mend";
+  const again = correction?.pane === chooser.best ? correction.mask : current.masks[chooser.best];
+  mender.open(current, chooser.best, again);
+}
+
+function endMending(isKept) {
+  const pane = mender.pane;
+  const mask = mender.close(isKept);
+  correction = mask ? { pane, mask, code: encode(mask, current.width, current.height) } : null;
+  phase = "choose";
+  describe();
+}
+
+const MEND = {
+  b: () => mender.use("brush"),
+  r: () => mender.use("box"),
+  "[": () => mender.resize(-1),
+  "]": () => mender.resize(1),
+  Backspace: () => mender.undo(),
+  Enter: () => endMending(true),
+  Escape: () => endMending(false),
+};
+
 function startLasso() {
   document.body.classList.toggle("lasso");
   if (!document.body.classList.contains("lasso")) { panes.closeLasso(null); return describe(); }
@@ -259,6 +291,7 @@ const ACTIONS = {
   s: () => leave("skip"),
   "!": () => { $("#flag-dialog").showModal(); },
   d: startLasso,
+  m: startMending,
 };
 const DISPLAY = {
   x: () => panes.toggleMode(),
@@ -273,9 +306,10 @@ function press(key) {
   const low = key.toLowerCase();
   if (phase === "feedback" && [" ", "Enter"].includes(key)) { panes.feedback = null; return next(); }
   if (key === " ") return panes.hide(true);
+  if (phase === "mend" && (key in MEND || low in MEND)) return (MEND[key] || MEND[low])();
   if (low in DISPLAY && current?.photo) { DISPLAY[low](); return screens.display(panes); }
-  if (key === "Tab" && current?.photo) return panes.flicker();
-  if (key === "Backspace" && phase !== "loading" && phase !== "label") return undo();
+  if (key === "Tab" && current?.photo && phase !== "mend") return panes.flicker();
+  if (key === "Backspace" && !["loading", "label"].includes(phase)) return undo();
   if (phase === "label") {
     if (low in LABELS) endLasso(LABELS[low]);
     else if (key === "Escape") endLasso(null);

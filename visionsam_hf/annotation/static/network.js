@@ -8,8 +8,16 @@ export async function get(path) {
 }
 
 export async function post(path, body = {}) {
-  const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  return (await reach(path, options)).json();
+  return (await reach(path, sending(body))).json();
+}
+
+/** The picture that a request with a body is answered with. */
+export async function postPicture(path, body) {
+  return bitmapOf(await reach(path, sending(body)));
+}
+
+function sending(body) {
+  return { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
 }
 
 async function reach(path, options) {
@@ -27,8 +35,11 @@ async function reach(path, options) {
 
 /** A picture as ImageBitmap, its colours untouched. */
 export async function picture(path) {
-  const blob = await (await reach(path, {})).blob();
-  return createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  return bitmapOf(await reach(path, {}));
+}
+
+async function bitmapOf(response) {
+  return createImageBitmap(await response.blob(), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
 }
 
 /** The three channels of a picture as three Uint8Array, row by row. */

@@ -3,6 +3,8 @@
 import { post, LoggedOut, Offline } from "/static/network.js";
 
 const BATCH = 50;
+// Characters a request: the server takes 256 KiB, and a corrected mask is up to 60,000 of them.
+const LARGEST = 180000;
 
 export class Outbox {
   /** onChange(waiting, refused) after every change; onReply(reply) with the server's answer to a batch. */
@@ -61,7 +63,7 @@ export class Outbox {
 
   async send() {
     while (this.entries.length) {
-      const batch = this.entries.slice(0, BATCH);
+      const batch = this.batch();
       try {
         await Promise.all(batch.map((entry) => entry.stored));
         const reply = await post("/api/events", { events: batch.map((entry) => entry.event) });
@@ -79,6 +81,17 @@ export class Outbox {
     }
     this.failed = null;
     this.report();
+  }
+
+  /** The first entries that go into one request; at least one. */
+  batch() {
+    let [count, size] = [0, 0];
+    while (count < Math.min(this.entries.length, BATCH)) {
+      size += JSON.stringify(this.entries[count].event).length;
+      if (count && size > LARGEST) break;
+      count++;
+    }
+    return this.entries.slice(0, count);
   }
 
   async settle(batch, results) {

@@ -54,6 +54,10 @@ export class Panes {
     this.lasso = null;
     this.regions = [];
     this.onLasso = () => {};
+    // A mask that is drawn instead of a pane's own, a box that is being drawn, and whoever takes the pointer: mender.js.
+    this.mended = null;
+    this.draft = null;
+    this.grab = () => false;
     this.listen();
     // Marks and numbers under a pane make its canvas smaller while the pane keeps its size.
     const resized = new ResizeObserver(() => this.schedule());
@@ -65,6 +69,7 @@ export class Panes {
     this.feedback = null;
     this.regions = [];
     this.lasso = null;
+    this.mended = null;
     this.hidden = false;
     this.fit();
   }
@@ -138,6 +143,15 @@ export class Panes {
     this.draw();
   }
 
+  /** One pane alone; null shows all of them again. */
+  only(pane) {
+    this.stopFlicker();
+    document.body.classList.toggle("flickering", pane !== null);
+    document.body.classList.toggle("mending", pane !== null);
+    this.canvases.forEach((canvas, place) => canvas.closest(".pane").classList.toggle("shown", place === pane));
+    this.fit();
+  }
+
   hide(isHidden) {
     this.hidden = isHidden;
     this.schedule();
@@ -170,12 +184,21 @@ export class Panes {
       context.drawImage(this.feedback.painted[pane], 0, 0);
       this.stroke(context, this.feedback.outline, line, "#fff", 1);
     } else if (!this.hidden) {
+      const own = { fill: this.task.fills[pane], outline: this.task.outlines[pane], colour: `rgb(${MASK})`, clicks: [] };
+      const mask = this.mended?.pane === pane ? this.mended : own;
       if (this.mode === "fill") {
         context.globalAlpha = this.opacity;
-        context.drawImage(this.task.fills[pane], 0, 0);
+        context.drawImage(mask.fill, 0, 0);
         context.globalAlpha = 1;
       } else {
-        this.stroke(context, this.task.outlines[pane], line, `rgb(${MASK})`, Math.min(1, this.opacity + 0.5));
+        this.stroke(context, mask.outline, line, mask.colour, Math.min(1, this.opacity + 0.5));
+      }
+      for (const click of mask.clicks) this.drawClick(context, click, line);
+      if (this.draft) {
+        const [from, to] = this.draft;
+        const path = new Path2D();
+        path.rect(from.x, from.y, to.x - from.x, to.y - from.y);
+        this.stroke(context, path, line, "#fff", 1);
       }
     }
     this.drawBox(context, line);
@@ -251,6 +274,19 @@ export class Panes {
     }
   }
 
+  /** A plus or a minus. */
+  drawClick(context, { x, y, positive }, line) {
+    const arm = 6 * line * (devicePixelRatio || 1);
+    const path = new Path2D();
+    path.moveTo(x - arm, y);
+    path.lineTo(x + arm, y);
+    if (positive) {
+      path.moveTo(x, y - arm);
+      path.lineTo(x, y + arm);
+    }
+    this.stroke(context, path, line, "#fff", 1);
+  }
+
   drawPointer(context, line) {
     const { x, y } = this.pointer;
     const arm = 8 * line * (devicePixelRatio || 1);
@@ -281,12 +317,14 @@ export class Panes {
         if (!this.task) return;
         canvas.setPointerCapture(event.pointerId);
         held = this.at(event, canvas);
+        if (this.grab(event, held, "down")) { held = null; return; }
         if (document.body.classList.contains("lasso")) this.lasso = { pane, points: [[held.x, held.y]] };
       });
       canvas.addEventListener("pointermove", (event) => {
         if (!this.task) return;
         const at = this.at(event, canvas);
         this.pointer = { ...at, pane };
+        if (this.grab(event, at, "move")) return;
         if (held && this.lasso && !this.lasso.isClosed) {
           this.lasso.points.push([at.x, at.y]);
         } else if (held && !this.lasso) {
@@ -295,8 +333,9 @@ export class Panes {
         }
         this.schedule();
       });
-      canvas.addEventListener("pointerup", () => {
+      canvas.addEventListener("pointerup", (event) => {
         held = null;
+        if (this.task && this.grab(event, this.at(event, canvas), "up")) return;
         if (!this.lasso || this.lasso.isClosed) return;
         if (this.lasso.points.length < 3) {
           this.lasso = null;

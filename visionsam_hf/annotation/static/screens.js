@@ -27,6 +27,16 @@ export function question(chooser) {
   return ask(`${chooser.best + 1} is best. Which is worst?`, ...keys.filter((_, pane) => !chooser.isBest(pane)), ["quiet", "or = the others are equal"]);
 }
 
+/** What the keys do while a mask is mended. */
+export function mending({ tool, radius, problem }) {
+  const words = {
+    click: "Click what is missing; Shift or the right button takes away",
+    brush: `Brush of ${radius} pixels; Shift or the right button takes away`,
+    box: "Drag a new box",
+  };
+  ask(problem || words[tool], ["key", "B"], "brush", ["key", "R"], "new box", ["key", "⌫"], "undo", ["key", "Enter"], "keep", ["key", "Esc"], "as it was");
+}
+
 const PLACES = { best: "best", worst: "worst", middle: "middle", equal: "equal" };
 
 export function verdicts(words, twins) {
@@ -90,6 +100,7 @@ export function work(task) {
   $("#message").hidden = true;
   $("#work").hidden = $("#footer").hidden = false;
   $("#category").textContent = task.category;
+  document.querySelectorAll(".mendable").forEach((place) => { place.hidden = !task.mendable; });
 }
 
 /** Numbers and places under each pane after a practice task. */
