@@ -55,6 +55,13 @@ def test_done_until_settings_or_inputs_change(settings, tmp_path):
     make(settings)
     assert is_done("cook", settings)
     assert not is_done("bake", settings)
+    record = read_record(settings.output_dir)
+    older = {**record, "settings": {key: value for key, value in record["settings"].items() if key != "rate"}}
+    (Path(settings.output_dir) / "stage.json").write_text(json.dumps(older))
+    assert not is_done("cook", settings)
+    # A key that came after the record is no difference while nothing is set.
+    assert is_done("cook", Settings(settings.output_dir, settings.data, rate=None))
+    make(settings)
     assert not is_done("cook", Settings(settings.output_dir, settings.data, rate=0.2))
     (tmp_path / "in" / "a.txt").write_text("b")
     assert not is_done("cook", settings)

@@ -1,6 +1,7 @@
 """`visionsam tune DIR`, as somebody new to it meets it: thin cracks, a small model, one command."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -33,7 +34,9 @@ def test_from_a_folder_to_a_report(folder, model_dir, tmp_path, capsys):
     report = json.loads((out / "report" / "report.json").read_text())
     assert {"SAM", "SFT-SAM", "VisionSAM", "Fill the box"} <= set(report["systems"])
     assert (out / "model" / "model.safetensors").read_bytes() == (out / "dpo" / "model.safetensors").read_bytes()
+    assert [read_record(out / name)["settings"]["window"] for name in ("embed", "sft", "evaluate/sam")] == ["zoom"] * 3
     for name in ("sft", "dpo"):
+        assert read_record(out / name)["results"]["window"].startswith("zoom")
         found = read_record(out / name)["results"].get("validation")
         assert found is None or found["kept"] == "start" or found["iou_after"] >= found["iou_before"]
     assert tune("--model", model_dir, *_SHORT) == 0
@@ -44,6 +47,16 @@ def test_from_a_folder_to_a_report(folder, model_dir, tmp_path, capsys):
     edited.write_text(edited.read_text() + "weight_decay: 0.1\n")
     assert tune("--model", model_dir, *_SHORT) == 2
     assert "is not what this command would write" in capsys.readouterr().err
+
+
+def test_rankings_that_all_tie_end_in_a_report_too(folder, model_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("visionsam_hf.preferences.oracle.USABLE", 2.0)  # no mask is any good
+    assert tune("--model", model_dir, *_SHORT) == 0
+    assert "no preference stage" in capsys.readouterr().out
+    out = tmp_path / "outputs" / "cracks"
+    report = json.loads((out / "report" / "report.json").read_text())
+    assert "SFT-SAM" in report["systems"] and "VisionSAM" not in report["systems"]
+    assert (out / "model" / "model.safetensors").read_bytes() == (out / "sft" / "model.safetensors").read_bytes()
 
 
 def test_people_rank_and_the_same_command_goes_on(folder, model_dir, tmp_path, capsys):
@@ -59,6 +72,17 @@ def test_a_dry_run_writes_nothing(folder, model_dir, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "annotate oracle  -> outputs/cracks/preferences" in printed and "minutes here" in printed
     assert not (tmp_path / "outputs").exists()
+
+
+def test_the_estimate_counts_windows(folder, model_dir, capsys, monkeypatch):
+    table = [{"split": name, "images": 10, "objects": 50} for name in ("train", "validation", "test")]
+    monkeypatch.setattr("visionsam_hf.cli.tune._built", lambda recipe: table)
+    monkeypatch.setattr("visionsam_hf.cli.tune._rates", lambda model: (1000.0, 0.0))
+    took = {}
+    for window in ("zoom", "whole"):
+        assert tune("--model", model_dir, "--dry_run", "--set", f"embed.window={window}") == 0
+        took[window] = int(re.search(r"\((\d+) s\)", capsys.readouterr().out).group(1))
+    assert took["zoom"] - took["whole"] == (150 - 30) * 1000
 
 
 def test_too_few_photographs_are_told(tmp_path, monkeypatch, model_dir, capsys):

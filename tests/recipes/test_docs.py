@@ -91,7 +91,7 @@ def test_the_check_can_fail():
 
 
 def messages():
-    """Every message of a `UserError` in the package, with … for what is filled in."""
+    """Every message of a `UserError`, or of one of its kinds, in the package, with … for what is filled in."""
 
     def text(node):
         if isinstance(node, ast.Constant):
@@ -101,7 +101,7 @@ def messages():
     found = set()
     for file in (ROOT / "visionsam_hf").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError" and node.args:
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "NoPairs") and node.args:
                 found.add(text(node.args[0]))
     return found
 

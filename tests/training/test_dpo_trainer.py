@@ -56,6 +56,35 @@ def test_the_papers_loss_through_the_trainer(model, preferences, tmp_path):
     torch.testing.assert_close(metrics["rewards/margins"], margin, rtol=1e-3, atol=1e-6)
 
 
+def test_several_objectives_are_added_with_their_weights(model, preferences, tmp_path):
+    def losses(name, **settings):
+        trainer = make(copy.deepcopy(model), preferences, tmp_path / name, **settings)
+        return trainer.prompt_losses(trainer.model.train(), batch_of(trainer))
+
+    names = ["region", "plackett_luce", "sft"]
+    alone = {name: losses(name, loss_type=name)[0] for name in names}
+    found, metrics = losses("all", loss_type=names, loss_weights=[0.8, 0.5, 2])
+    torch.testing.assert_close(found, 0.8 * alone["region"] + 0.5 * alone["plackett_luce"] + 2 * alone["sft"])
+    torch.testing.assert_close(metrics["rewards/margins"], losses("first", loss_type="region")[1]["rewards/margins"])
+    torch.testing.assert_close(losses("ones", loss_type=["paper", "sft"])[0], losses("p", loss_type="paper")[0] + alone["sft"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"loss_type": ["sft", "sft"]}, "loss_type: is"),
+        ({"loss_type": []}, "loss_type: is"),
+        ({"loss_type": ["sft", "mse"]}, "loss_type: has the value"),
+        ({"loss_type": ["sft", "dpo"], "loss_weights": [1]}, "loss_weights: is"),
+        ({"loss_type": "sft", "loss_weights": [0]}, "not all 0"),
+        ({"loss_type": ["sft", "ipo"], "label_smoothing": 0.1}, "label_smoothing: has no meaning"),
+    ],
+)
+def test_objectives_that_cannot_be_are_told(settings, told, tmp_path):
+    with pytest.raises(UserError, match=told):
+        SamDPOConfig(output_dir=str(tmp_path), **settings)
+
+
 @pytest.mark.parametrize("loss_type", ["dpo", "region", "robust"])
 def test_starts_at_log_2_against_its_own_reference(model, preferences, tmp_path, loss_type):
     trainer = make(model, preferences, tmp_path, loss_type=loss_type, label_smoothing=0.0)

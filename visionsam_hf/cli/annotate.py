@@ -26,7 +26,7 @@ from visionsam_hf.annotation.server import make_app
 from visionsam_hf.annotation.store import Store
 from visionsam_hf.annotation.task_images import TaskImages
 from visionsam_hf.annotation.tasks import import_tasks, load_project, load_tasks, order_tasks, truth_rankings
-from visionsam_hf.cli.candidates import load_candidates, told_pairs
+from visionsam_hf.cli.candidates import NoPairs, load_candidates, told_pairs
 from visionsam_hf.cli.options import (
     BackupSettings,
     ExportAnnotationsSettings,
@@ -119,6 +119,8 @@ def run_export(settings: ExportAnnotationsSettings) -> None:
             card=human_card(known.candidates, figures, settings.kind),
         )
         if not any(written.values()):
+            if exporter.results()["tasks"]:
+                raise NoPairs(f"{_without_password(settings.store)}: every ranking ties; rank masks that differ more")
             raise UserError(
                 f"{_without_password(settings.store)}: holds no pair ranked by '{settings.kind}' annotators with at least "
                 f"{settings.min_votes} votes; rank first, or lower min_votes"

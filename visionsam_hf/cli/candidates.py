@@ -36,7 +36,8 @@ def run(settings: CandidatesSettings) -> None:
 
 
     with stage_run("candidates", settings) as run:
-        rows = {split: load_split(settings.dataset, split, kind="segmentation") for split in settings.splits}
+        wanted = {"kind": "segmentation", "config": settings.dataset_config}
+        rows = {split: load_split(settings.dataset, split, **wanted) for split in settings.splits}
         model = to_best_device(load_model(settings.model_name_or_path))
         processor = load_processor(settings.model_name_or_path)
         cache = open_cache(settings, model, processor)
@@ -79,6 +80,10 @@ def _prompts(dataset: Any, max_prompts: int | None) -> int:
     return total if max_prompts is None else min(total, max_prompts)
 
 
+class NoPairs(UserError):
+    """All rankings tie from top to bottom."""
+
+
 def run_oracle(settings: OracleSettings) -> None:
     """A candidate set in, a preference data set with the same splits out; `stage.json` says how they agreed.
 
@@ -97,7 +102,7 @@ def run_oracle(settings: OracleSettings) -> None:
             card=oracle_card(settings.candidates, plain, {}),
         )
         if not any(written.values()):
-            raise UserError(
+            raise NoPairs(
                 f"{settings.candidates}: every task ties from top to bottom, so there is no pair; "
                 "generate candidates that differ more"
             )

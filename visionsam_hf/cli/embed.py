@@ -28,7 +28,7 @@ def _encode(settings: EmbedSettings) -> None:
         rule = choose_rule(settings, processor)
         before, started, images = len(cache), time.perf_counter(), 0
         for split in settings.splits:
-            rows = load_split(settings.dataset, split, kind="segmentation")
+            rows = load_split(settings.dataset, split, kind="segmentation", config=settings.dataset_config)
             # What is shown as a whole is encoded as a whole, whether or not anything in it is prompted.
             objects = None if rule.window == "whole" else rows.select_columns(["objects"])
             windows = None if objects is None else [object_windows(row["objects"], rule) for row in objects]

@@ -32,8 +32,10 @@ def run(settings: EvaluateSettings) -> None:
         return
     with stage_run("evaluate", settings) as stage:
         processes = PartialState()
-        split = settings.split or _split_to_judge_by(settings.dataset)
-        dataset = load_split(settings.dataset, split, kind="segmentation", streaming=settings.streaming)
+        split = settings.split or _split_to_judge_by(settings.dataset, settings.dataset_config)
+        dataset = load_split(
+            settings.dataset, split, kind="segmentation", config=settings.dataset_config, streaming=settings.streaming
+        )
         predict, cache = _predictor(settings, processes.device)
         groups = score_dataset(
             predict,
@@ -70,9 +72,9 @@ def run(settings: EvaluateSettings) -> None:
             stage.achieved = _told(metrics)
 
 
-def _split_to_judge_by(name: str) -> str:
+def _split_to_judge_by(name: str, config: str | None) -> str:
     """The held-out split of a data set, else its test split."""
-    present = split_names(name)
+    present = split_names(name, config)
     for split in ("heldout", "test"):
         if split in present:
             return split

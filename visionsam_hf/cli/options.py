@@ -55,6 +55,7 @@ class EmbedSettings(CacheSettings):
 
     model_name_or_path: str = setting("", "model whose encoder is used; needed to encode", input="model")
     dataset: str = setting("", "data set with images: a directory or a Hub id; needed to encode", input=True)
+    dataset_config: str | None = setting(None, "configuration of a Hub data set that has several, as in TRL")
     splits: list[str] = setting(["train"], "splits to encode")
     variants: Count = setting(1, "looks of every image to encode, as in sft: flips, turns and changed light")
     batch_size: Count | None = setting(None, "the same as embedding_batch_size")
@@ -84,6 +85,7 @@ class TrainingInputs:
     dataset: str = setting(
         "", "data set, of masks for sft, of preferences for dpo: a directory or a Hub id", required=True, input=True
     )
+    dataset_config: str | None = setting(None, "configuration of a Hub data set that has several, as in TRL")
     train_split: str = setting("train", "split to learn from")
     eval_split: str | None = setting(None, "split to measure on before and after, and every eval_steps if set")
     load_best: bool = setting(True, "with an eval_split: keep the model as it was where training made its IoU there lower")
@@ -121,6 +123,7 @@ class CandidatesSettings(CacheSettings):
 
     model_name_or_path: str = setting("", "model that proposes", required=True, input="model")
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
+    dataset_config: str | None = setting(None, "configuration of a Hub data set that has several, as in TRL")
     splits: list[str] = setting(["train"], "splits to propose masks for; never the held-out one")
     candidate_source: list[str] = setting(
         ["tokens"], "where masks come from: tokens (the paper), thresholds, box_jitter, dropout, grabcut, otsu, shapes"
@@ -241,6 +244,7 @@ class EvaluateSettings(CacheSettings):
         required=True,
     )
     dataset: str = setting("", "segmentation data set: a directory or a Hub id", required=True, input=True)
+    dataset_config: str | None = setting(None, "configuration of a Hub data set that has several, as in TRL")
     output_dir: str = setting("", "where metrics.json and per_sample.parquet go", required=True)
     split: str = setting("", "train | validation | test | heldout (default: heldout if there is one, else test)")
     prompt: Literal["box", "point", "point_pm"] = setting(

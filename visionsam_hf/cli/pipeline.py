@@ -13,6 +13,7 @@ stages:
 ```
 """
 
+import importlib.metadata
 import json
 import sys
 import time
@@ -83,7 +84,19 @@ def _in_round(value: Any, written: set[str], number: int) -> Any:
     return value
 
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
+def find_quickstart() -> Path:
+    """The recipe in the clone, or where `pip` put it (setup.cfg's data_files).
+
+    Raises:
+        UserError: it is in neither.
+    """
+    in_clone = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
+    if in_clone.is_dir():
+        return in_clone
+    for file in importlib.metadata.files("visionsam_hf") or ():
+        if file.match("recipes/quickstart/pipeline.yaml"):
+            return Path(str(file.locate())).resolve().parent
+    raise UserError(f"{in_clone}: not there; install the package again, or run quickstart from a clone of the repository")
 
 
 def run(settings: PipelineSettings) -> None:
@@ -100,13 +113,11 @@ def run(settings: PipelineSettings) -> None:
 
 def run_quickstart(settings: PipelineSettings) -> None:
     """`visionsam quickstart`."""
-    if not QUICKSTART.is_dir():
-        raise UserError(f"{QUICKSTART}: not there; run quickstart from a clone of the repository")
-    run(replace(settings, recipe=str(QUICKSTART)))
+    run(replace(settings, recipe=str(find_quickstart())))
 
 
 def run_pipeline(
-    recipe: str | Path, *, only: Sequence[str] = (), changes: dict[str, dict[str, str]] | None = None
+    recipe: str | Path, *, only: Sequence[str] = (), changes: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
     """Run a recipe folder.
 
@@ -114,7 +125,7 @@ def run_pipeline(
         recipe: the folder.
         only: names of the stages to run; the others are left alone. A stage in rounds is named with its round's
             number, or without for all rounds.
-        changes: stage name -> key -> raw value, on top of the recipe's own settings.
+        changes: stage name -> key -> value, or the words of one, on top of the recipe's own settings.
 
     Raises:
         UserError: before any stage runs, when any stage's settings are wrong.
@@ -224,7 +235,7 @@ def _say_cost(stages: Sequence[dict[str, Any]], settings: Sequence[Any]) -> None
         _say(f"labelling: {sum(costs)} rankings{apart}")
 
 
-def stage_settings(recipe: Path, stage: dict[str, Any], changes: dict[str, str]) -> Any:
+def stage_settings(recipe: Path, stage: dict[str, Any], changes: dict[str, Any]) -> Any:
     """The settings dataclass of one stage: its YAML, the recipe's `set`, then the command line's changes."""
     command = stage["run"]
     if command not in COMMANDS or not hasattr(COMMANDS[command].settings, "output_dir"):

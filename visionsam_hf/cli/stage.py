@@ -87,10 +87,15 @@ def is_done(stage: str, settings: Any) -> bool:
         return False
     return (
         record.get("stage") == stage
-        and _compared(record["settings"]) == _compared(as_plain(settings))
+        and _same_settings(_compared(record["settings"]), _compared(as_plain(settings)))
         and _same_inputs(record["inputs"], inputs)
         and record.get("versions", {}).get("visionsam_hf") == _versions()["visionsam_hf"]
     )
+
+
+def _same_settings(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether settings agree; a key that came later, and is not set, is no difference."""
+    return before.keys() <= now.keys() and all(before.get(key) == value for key, value in now.items())
 
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_rle, mask_width
 from visionsam_hf.data.records import RECORD, as_plain, read_record
+from visionsam_hf.data.windows import WindowRule, object_windows
 from visionsam_hf.hub.model_card import FIGURE, write_model_card
 from visionsam_hf.hub.provenance import parts_of_record, settle
 from visionsam_hf.hub.upload import check_repo_id, require_token
@@ -52,7 +53,7 @@ def run_sft(settings: SFTStage) -> None:
     def make_trainer(directory: Path) -> SamTrainer:
         arguments, chosen = _arguments(SamSFTConfig, settings, directory), choose_images(train, settings)
         trainer = SamSFTTrainer(settings.model_name_or_path, arguments, chosen, eval_dataset=held)
-        _look_at_sizes(chosen, trainer.train_dataset.mask_side)
+        _look_at_sizes(chosen, trainer.train_dataset.mask_side, trainer.rule)
         return trainer
 
     train_stage("sft", settings, make_trainer)
@@ -71,8 +72,9 @@ def run_dpo(settings: DPOStage) -> None:
 
 
 def _load(kind: str, settings: Any) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    train = load_split(settings.dataset, settings.train_split, kind=kind)
-    return train, load_split(settings.dataset, settings.eval_split, kind=kind) if settings.eval_split else None
+    wanted = {"kind": kind, "config": settings.dataset_config}
+    train = load_split(settings.dataset, settings.train_split, **wanted)
+    return train, load_split(settings.dataset, settings.eval_split, **wanted) if settings.eval_split else None
 
 
 def _look_at_pairs(rows: datasets.Dataset, name: str) -> None:
@@ -88,20 +90,20 @@ def _look_at_pairs(rows: datasets.Dataset, name: str) -> None:
         logger.warning("%s: its pairs teach the wrong way (%s); look at them with visionsam inspect", name, quality)
 
 
-def _look_at_sizes(rows: datasets.Dataset, side: int) -> None:
-    """Warn of defects that are lost on the grid of the logits, `side` cells a side."""
+def _look_at_sizes(rows: datasets.Dataset, side: int, rule: WindowRule) -> None:
+    """Warn of defects that are lost on the grid of the logits, `side` cells a side, as they are shown."""
     few = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), _IMAGES_MEASURED)).astype(int).tolist())
-    widths = [
-        mask_width(decode_rle(item["rle"])) * side / max(item["rle"]["size"])
-        for row in few.select_columns(["objects"])
-        for item in row["objects"]
-    ]
+    widths = []
+    for row in few.select_columns(["objects"]):
+        for item, window in zip(row["objects"], object_windows(row["objects"], rule)):
+            shown = item["rle"]["size"] if window is None else window.size
+            widths.append(mask_width(decode_rle(item["rle"])) * side / max(shown))
     lost = np.mean(np.array(widths) < 1) if widths else 0.0
     if lost > _MANY_LOST and is_main_process():
         logger.warning(
-            "%.0f%% of the defects are thinner than a cell of the model's %dx%d masks; zoom (window: zoom), or a model with a"
-            " larger square, shows them larger",
-            *(100 * lost, side, side),
+            "%.0f%% of the defects are thinner than a cell of the model's %dx%d masks; %sa model with a larger square shows them"
+            " larger",
+            *(100 * lost, side, side, "" if rule.window == "zoom" else "'window: zoom' or "),
         )
 
 

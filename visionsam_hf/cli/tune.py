@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from datasets_builders.coco import is_coco
+from visionsam_hf.cli.candidates import NoPairs
 from visionsam_hf.cli.command_line import COMMANDS, execute
 from visionsam_hf.cli.options import TuneSettings
 from visionsam_hf.cli.pipeline import run_pipeline
@@ -28,7 +29,8 @@ from visionsam_hf.inference.prediction import encode_image, predict_at
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 from visionsam_hf.models.pretrained import how_to_get, locate_pretrained
 
-# Steps of eight prompts: where MobileSAM and LiteMedSAM were at their best on magnetic tiles (validation), within noise.
+# Steps of eight prompts: a budget for minutes on two cores, not the result of a sweep; the stages keep the better of start
+# and end.
 _STEPS = {"sft": 150, "dpo": 60}
 _BATCH = 8
 _SPLITS = ("train", "validation", "test")
@@ -36,8 +38,8 @@ _SPLITS = ("train", "validation", "test")
 _PRETRAINED = ("lite-medsam-128", "mobile-sam-512", "mobile-sam")
 _MODELS = {"sam": "", "sft": "SFT-SAM", "dpo": "VisionSAM"}
 _BASELINES = {"fill_box": "Fill the box", "grabcut": "GrabCut in the box", "ridge": "Ridge filter in the box"}
-# Against one forward of the decoder for eight prompts, measured with MobileSAM at 512 and visionsam-tiny on two cores.
-_TRAINING_STEP = 3.5
+# Of the estimate: rules of thumb, against one forward of the decoder for eight prompts, which is measured.
+_TRAINING_STEP = 3.5  # forward, backward and update
 _CANDIDATE = 1.5  # a prompt's masks, at the photograph's size too
 _GRABCUT_SECONDS = 0.4
 _STAGE_SECONDS = 2.0
@@ -60,15 +62,34 @@ def run(settings: TuneSettings) -> None:
         serve = f"visionsam annotate serve --candidates {out / 'candidates'} --store {recipe['annotate']['store']}"
         print(f"Now people rank. Start the page:\n  {serve}\nThen repeat this command; it goes on from there.")
         return
-    run_pipeline(out / "recipe", only=["annotate"])
-    changes = {}
-    if "validation" not in split_names(out / "preferences"):
+    pairs = _splits_of_pairs(out)
+    rest, changes, best = stages[ranking + 1 :], {}, "dpo"
+    if "train" not in pairs:
+        print("tune: every ranking ties, so there is nothing to prefer: no preference stage, and the model is sft's")
+        rest, changes, best = [name for name in rest if "dpo" not in name], {"report": _without_preferences(recipe)}, "sft"
+    elif "validation" not in pairs:
         print("tune: no pair is left for validation, so nothing guards the preference stage; the report will tell")
-        changes = {"dpo": {"eval_split": "null"}}
-    run_pipeline(out / "recipe", only=stages[ranking + 1 :], changes=changes)
-    _link(out / "model", out / "dpo")
+        changes = {"dpo": {"eval_split": None}}
+    run_pipeline(out / "recipe", only=rest, changes=changes)
+    _link(out / "model", out / best)
     few = next((f" (of only {of['objects']} prompts)" for of in table if of["split"] == "test" and of["objects"] < 30), "")
     print(f"tune: report {out / 'report' / 'report.html'}{few}, model {out / 'model'}, recipe {out / 'recipe'}")
+
+
+def _splits_of_pairs(out: Path) -> list[str]:
+    """The splits that have a pair once the rankings are in."""
+    try:
+        run_pipeline(out / "recipe", only=["annotate"])
+    except NoPairs:
+        return []
+    return split_names(out / "preferences")
+
+
+def _without_preferences(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The report's keys without the stage that did not run."""
+    label = _MODELS["dpo"]
+    apart = {key: {name: of for name, of in recipe["report"][key].items() if name != label} for key in ("systems", "training")}
+    return {**apart, "preferences": ""}
 
 
 def _model_here() -> str:
@@ -90,7 +111,8 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
         raise UserError(f"{root}: no such folder; give the one with your photographs and masks")
     at = {name: str(out / name) for name in ("data", "embeddings", "embed", *_MODELS, "candidates", "preferences", "report")}
     cached = {"embeddings": at["embeddings"]}
-    untouched = {"model_name_or_path": model, "dataset": at["data"]}
+    # The tuned models remember how closely they look; a box that fills its photograph is shown all of it.
+    untouched = {"model_name_or_path": model, "dataset": at["data"], "window": "zoom"}
     source = _source(root)
     training = {"per_device_train_batch_size": _BATCH, "lr_scheduler_type": "cosine", "logging_steps": 10}
     # Random weights have farther to go than a pretrained SAM's.
@@ -123,6 +145,7 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
     for name in systems.values():
         path = model if name == "sam" else f"baseline:{name}" if name in _BASELINES else at[name]
         changed = {"model_name_or_path": path, "output_dir": str(out / "evaluate" / name)}
+        changed |= {"window": untouched["window"]} if name == "sam" else {}
         stages.append({"name": f"evaluate-{name}", "run": "evaluate", "set": changed})
     recipe["report"] = {
         "title": f"{root.resolve().name}: before and after tuning",
@@ -215,11 +238,13 @@ def _say_plan(recipe: Mapping[str, Mapping[str, Any]], model: str) -> None:
     for stage in recipe["pipeline"]["stages"]:
         output = (stage.get("set") or {}).get("output_dir") or recipe[stage["run"].split()[0]]["output_dir"]
         print(f"  {stage['name']:<18} {stage['run']:<16} -> {output}")
+    # One window a prompt, at most; the photographs themselves where they are shown whole.
+    encoded = images if recipe["embed"].get("window") == "whole" else sum(objects.values())
     encoding, decoding = _rates(model)
     ranked = min(objects["train"], 300) + min(objects["validation"], 300)
     steps = sum(recipe[name].get("max_steps", _STEPS[name]) for name in _STEPS)
     seconds = (
-        images * encoding
+        encoded * encoding
         + (steps * _TRAINING_STEP + 4 * objects["validation"] / _BATCH) * decoding
         + ranked * (_CANDIDATE * decoding + _GRABCUT_SECONDS)
         + objects["test"] * (len(_MODELS) * decoding / 2 + _GRABCUT_SECONDS)

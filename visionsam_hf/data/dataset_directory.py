@@ -43,7 +43,7 @@ _ARROW_BYTES = b"arrow_bytes"
 _SHARD_NAME = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")
 
 
-def split_names(name_or_path: str | Path) -> list[str]:
+def split_names(name_or_path: str | Path, config: str | None = None) -> list[str]:
     """The splits of a data set directory or Hub data set, in the usual order; [] for a directory without any."""
     usual = {name: place for place, name in enumerate(("train", "validation", "test", "heldout"))}
     if looks_local(str(name_or_path)):
@@ -51,14 +51,14 @@ def split_names(name_or_path: str | Path) -> list[str]:
         found = {match["split"] for match in matches if match}
     else:
         try:
-            found = set(get_dataset_split_names(str(name_or_path)))
+            found = set(get_dataset_split_names(str(name_or_path), config))
         except (DatasetNotFoundError, ConnectionError) as error:
             raise _not_on_hub(str(name_or_path), error) from None
     return sorted(found, key=lambda name: (usual.get(name, len(usual)), name))
 
 
 def load_split(
-    name_or_path: str | Path, split: str, *, kind: str, streaming: bool = False
+    name_or_path: str | Path, split: str, *, kind: str, config: str | None = None, streaming: bool = False
 ) -> Dataset | IterableDataset:
     """One split of a data set directory or of a Hub data set, with its columns checked.
 
@@ -66,6 +66,7 @@ def load_split(
         name_or_path: a directory with `data/<split>-*.parquet`, or a Hub id.
         split: train, validation, test or heldout.
         kind: "segmentation", "candidates" or "preference": the schema (visionsam_hf/data/schema.py) it must follow.
+        config: the configuration of a Hub data set that has several; a directory has none.
         streaming: read rows as they are asked for; nothing is copied to the cache. The rows of preferences are then
             not checked in advance: pass them through `visionsam_hf.data.schema.checked_preferences`.
 
@@ -76,10 +77,12 @@ def load_split(
     name = str(name_or_path)
     where = f"{name}: split '{split}'"
     if looks_local(name):
+        if config:
+            raise UserError(f"dataset_config: is '{config}', but {name} is a directory, which has none; leave it out")
         dataset = _load_local(Path(name), split, streaming)
     else:
         try:
-            dataset = load_dataset(name, split=split, streaming=streaming)
+            dataset = load_dataset(name, config, split=split, streaming=streaming)
         except (DatasetNotFoundError, ConnectionError) as error:
             raise _not_on_hub(name, error) from None
         except ValueError as error:

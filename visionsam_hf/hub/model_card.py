@@ -292,7 +292,8 @@ def _figure(directory: Path, record: dict[str, Any]) -> tuple[str, bytes | None]
         return told, draw_training(directory)
     settings = record["settings"]
     kind, split = _KINDS[record["stage"]], settings.get("eval_split") or settings["train_split"]
-    examples = choose_examples(load_split(settings["dataset"], split, kind=kind), kind, _EXAMPLES)
+    rows = load_split(settings["dataset"], split, kind=kind, config=settings.get("dataset_config"))
+    examples = choose_examples(rows, kind, _EXAMPLES)
     if not examples:
         return "Loss over the training.", draw_training(directory)
     for title, name in (("before", settings["model_name_or_path"]), ("after", str(directory))):

@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from visionsam_hf.data.files import written_file
 from visionsam_hf.embeddings.shards import REFERENCES, remove_stale_references
-from visionsam_hf.training.hyperparameters import REFERENCE_FREE, DPOSettings
+from visionsam_hf.training.hyperparameters import REFERENCE_FREE, DPOSettings, LossType
 from visionsam_hf.training.losses import (
     bernoulli_kl,
     critique_loss,
@@ -112,7 +112,8 @@ class SamDPOTrainer(SamTrainer):
         return dict(mask_output=tokens, scores=args.iou_weight > 0, prompt_kinds=["box"])
 
     def _samples(self, rows: datasets.Dataset, args: Any, *, training: bool, **common: Any) -> PreferenceSamples:
-        return PreferenceSamples(rows, rankings=args.loss_type == "plackett_luce", regions=args.region_weight > 0, **common)
+        ranked = "plackett_luce" in args.objectives
+        return PreferenceSamples(rows, rankings=ranked, regions=args.region_weight > 0, **common)
 
     @property
     def dropped_pairs(self) -> int:
@@ -172,8 +173,25 @@ class SamDPOTrainer(SamTrainer):
         if args.needs_reference:
             stored = self._reference["train" if model.training else "eval"][inputs["item"].cpu().numpy()]
             reference = torch.from_numpy(stored).to(logits)
-        compared = None if args.loss_type in REFERENCE_FREE else reference
-        normalize, form = _OBJECTIVES[args.loss_type]
+        parts = {name: self._objective(name, inputs, logits, reference, valid) for name in args.objectives}
+        losses = torch.stack([weight * parts[name][0] for name, weight in args.objectives.items()]).sum(0)
+        losses = losses + self._added_terms(args, inputs, logits, reference, scores, valid)
+        with torch.no_grad():
+            first = next(iter(parts))
+            margin, compared = parts[first][1], None if first in REFERENCE_FREE else reference
+            metrics = _preference_metrics(args.beta, margin, logits, compared, chosen, rejected, valid)
+            known = inputs["has_truth"]
+            metrics["iou/truth"] = mask_iou(logits[known], inputs["truth"][known], valid[known])
+        return losses, metrics
+
+    def _objective(
+        self, name: LossType, inputs: dict[str, Any], logits: Tensor, reference: Tensor | None, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One objective's loss of every pair, (P,), and the pairs' margins as that objective normalises them."""
+        args: SamDPOConfig = self.args
+        chosen, rejected = inputs["chosen"], inputs["rejected"]
+        compared = None if name in REFERENCE_FREE else reference
+        normalize, form = _OBJECTIVES[name]
         margin = preference_margin(
             logits,
             chosen,
@@ -181,23 +199,18 @@ class SamDPOTrainer(SamTrainer):
             reference_logits=compared,
             valid=valid,
             normalize=normalize,
-            exponent=args.region_exponent if args.loss_type in ("region", "robust") else 1.0,
+            exponent=args.region_exponent if name in ("region", "robust") else 1.0,
         )
         if form is not None:
-            losses = preference_loss(margin, loss_type=form, beta=args.beta, label_smoothing=args.label_smoothing)
-        elif args.loss_type == "plackett_luce":
-            losses = plackett_luce_loss(
-                logits, inputs["ranked"], ranks=inputs["ranks"], reference_logits=compared, valid=valid, beta=args.beta
+            return preference_loss(margin, loss_type=form, beta=args.beta, label_smoothing=args.label_smoothing), margin
+        if name == "plackett_luce":
+            ranked, ranks = inputs["ranked"], inputs["ranks"]
+            of_ranking = plackett_luce_loss(
+                logits, ranked, ranks=ranks, reference_logits=compared, valid=valid, beta=args.beta
             )
-        else:
-            target = inputs.get("mended", chosen)
-            losses = mask_bce(logits, target, valid) + dice_loss(logits, target, valid)
-        losses = losses + self._added_terms(args, inputs, logits, reference, scores, valid)
-        with torch.no_grad():
-            metrics = _preference_metrics(args.beta, margin, logits, compared, chosen, rejected, valid)
-            known = inputs["has_truth"]
-            metrics["iou/truth"] = mask_iou(logits[known], inputs["truth"][known], valid[known])
-        return losses, metrics
+            return of_ranking, margin
+        target = inputs.get("mended", chosen)
+        return mask_bce(logits, target, valid) + dice_loss(logits, target, valid), margin
 
     def _added_terms(
         self,

@@ -150,9 +150,12 @@ class DPOSettings(PromptTuningSettings):
     """Preference optimisation. The defaults are what docs/evidence.md recommends: SFT on the chosen masks.
     The paper: loss_type paper, beta 1, no reference, no added terms, target_resize nearest."""
 
-    loss_type: LossType = setting(
-        "sft", f"objective: {', '.join(LOSS_TYPES)}; sft is BCE + Dice to the chosen mask (docs/objectives.md)"
+    loss_type: LossType | list[LossType] = setting(
+        "sft",
+        f"objective, or several that are added: {', '.join(LOSS_TYPES)}; sft is BCE + Dice to the chosen mask "
+        "(docs/objectives.md)",
     )
+    loss_weights: list[NonNegative] | None = setting(None, "weights of several objectives, in their order; empty: 1 each")
     beta: Positive = setting(1.0, "inverse temperature of the preference margin")
     label_smoothing: BelowHalf = setting(0.0, "assumed share of flipped rankings, for dpo, region and robust")
     region_exponent: Share = setting(1.0, "region: divide the margin by |D| to this power, between 0 (dpo) and 1")
@@ -181,7 +184,8 @@ class DPOSettings(PromptTuningSettings):
         """Raises `UserError` for a value, or values together, that cannot be."""
         _check_fields(self, DPOSettings)
         self._check_adapter()
-        if self.label_smoothing and self.loss_type not in ("dpo", "region", "robust"):
+        self._check_objectives()
+        if self.label_smoothing and not {"dpo", "region", "robust"}.intersection(self.objectives):
             raise UserError(
                 f"label_smoothing: has no meaning for loss_type {self.loss_type}; use dpo, region or robust"
             )
@@ -190,7 +194,23 @@ class DPOSettings(PromptTuningSettings):
         if self.embeddings and self.trainable == "all":
             raise UserError("embeddings: a cache cannot be used with trainable all; leave it empty")
 
+    def _check_objectives(self) -> None:
+        names = self._loss_types
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"loss_type: is {names}; give one objective, or a list of different ones")
+        if self.loss_weights is not None and (len(self.loss_weights) != len(names) or not sum(self.loss_weights)):
+            raise UserError(f"loss_weights: is {self.loss_weights}; give one weight for each of {names}, not all 0")
+
+    @property
+    def _loss_types(self) -> list[LossType]:
+        return self.loss_type if isinstance(self.loss_type, list) else [self.loss_type]
+
+    @property
+    def objectives(self) -> dict[LossType, float]:
+        """Objective -> its weight in the sum; the first one's margin is what is logged."""
+        return dict(zip(self._loss_types, self.loss_weights or [1.0] * len(self._loss_types)))
+
     @property
     def needs_reference(self) -> bool:
         """Whether the objective compares with the model it starts from."""
-        return self.loss_type not in REFERENCE_FREE or self.kl_weight > 0
+        return not set(REFERENCE_FREE).issuperset(self.objectives) or self.kl_weight > 0
