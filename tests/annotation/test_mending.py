@@ -5,6 +5,7 @@ import uuid
 
 import numpy as np
 import pytest
+from conftest import tiny_processor
 
 pytest.importorskip("sqlalchemy", reason="the extra [annotate] is not installed")
 pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
@@ -16,27 +17,28 @@ from tests.annotation.fixtures import make_store, own_secret, served  # noqa: F4
 from tests.annotation.test_page import chromium, rank, until, visit, wait_saved  # noqa: F401
 from tests.annotation.test_page import pytestmark as in_browser
 from tests.annotation.test_store import person
-from tests.candidate_sets import write_candidate_set
+from tests.candidate_sets import CATEGORIES, write_candidate_set
+from visionsam_hf import SamDPOConfig, SamDPOTrainer
 from visionsam_hf.annotation.answers import Submission, load_answers, rebuild, snapshot
 from visionsam_hf.annotation.database import assignment, reading
 from visionsam_hf.cli.annotate import _click_answerer
 from visionsam_hf.cli.candidates import load_candidates
-from visionsam_hf.cli.command_line import COMMANDS, execute
 from visionsam_hf.cli.options import ServeSettings
-from visionsam_hf.data.dataset_directory import load_split
+from visionsam_hf.data.data_card import data_card
+from visionsam_hf.data.dataset_directory import load_split, write_preferences
 from visionsam_hf.data.masks import decode_mask, decode_rle, encode_rle, mask_iou
-from visionsam_hf.data.settings import build_settings
 from visionsam_hf.preferences.preference_rows import Exporter, candidate_masks, truth_of
 
 SIZE = 64
 
 
-def export(store, directory, **values):
-    settings = build_settings(
-        COMMANDS["annotate export"].settings, {"store": str(store), "output_dir": str(directory), **values}
-    )
-    execute("annotate export", settings)
-    return list(load_split(str(directory), "train", kind="preference"))
+def export(engine, datasets, directory):
+    """The exported pairs, written and read back."""
+    exporter = Exporter(load_answers(engine), "human", 1)
+    rows = {split: exporter.rows(split, dataset) for split, dataset in datasets.items()}
+    card = data_card("preference", title="Pairs", summary="For tests.")
+    write_preferences(directory, rows, CATEGORIES, card=card)
+    return load_split(str(directory), "train", kind="preference")
 
 
 def on_screen(page, x, y):
@@ -104,20 +106,11 @@ def test_three_clicks_raise_the_iou_and_are_saved_exported_and_learnt_from(at_wo
     [answer] = [one for one in load_answers(served.engine) if one.row == 0]
     mended = decode_rle(answer.detail["correction"])
     assert mask_iou(mended, truth) > mask_iou(small, truth) + 0.02
-    rows = export(tmp_path / "served.sqlite", tmp_path / "out")
+    rows = export(served.engine, load_candidates(str(tmp_path / "c"), []), tmp_path / "out")
     assert [one["chosen_kind"] for one in rows] == ["corrected"]
     assert np.array_equal(decode_mask(rows[0]["chosen"]), mended)
     assert len(rows[0]["candidates"]) == 3, "a corrected mask is nobody's candidate"
-    train_a_step(rows_of=tmp_path / "out", model=model, output=tmp_path / "trained")
-
-
-def train_a_step(rows_of, model, output):
-    from conftest import tiny_processor
-
-    from visionsam_hf import SamDPOConfig, SamDPOTrainer
-
-    rows = load_split(str(rows_of), "train", kind="preference")
-    args = SamDPOConfig(output_dir=str(output), max_steps=1, logging_steps=1, disable_tqdm=True, use_cpu=True)
+    args = SamDPOConfig(output_dir=str(tmp_path / "t"), max_steps=1, logging_steps=1, disable_tqdm=True, use_cpu=True)
     trainer = SamDPOTrainer(model, args, rows, processing_class=tiny_processor())
     trainer.train()
     assert trainer.state.log_history[0]["loss"] > 0

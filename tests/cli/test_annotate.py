@@ -11,6 +11,7 @@ from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_mask
 from visionsam_hf.data.settings import build_settings
+from visionsam_hf.preferences.task_order import ordered
 
 
 def oracle(tmp_path, candidates, name="preferences", **options):
@@ -45,6 +46,20 @@ def test_the_oracle_writes_a_preference_data_set_with_the_same_splits(tmp_path):
     assert results["share_worse_chosen"] == 0
     assert results["splits"]["heldout"]["pairs"] == 2
     assert "Kendall" in (directory / "README.md").read_text()
+
+
+def test_it_stops_when_its_minutes_are_spent_and_begins_where_the_order_says(tmp_path):
+    candidates = write_candidate_set(tmp_path / "candidates", {"train": 6})
+    given = dict(noise=0.0, annotators=1, minutes=0.5, seconds_per_ranking=10.0)
+    firsts = {}
+    for order in ("id", "uncertain"):
+        directory = oracle(tmp_path, candidates, order, order=order, **given)
+        firsts[order] = load_split(str(directory), "train", kind="preference")["image_id"][:]
+        results = json.loads((directory / "stage.json").read_text())["results"]
+        assert results["label_cost"] == {"rankings": 3, "tasks": 3, "seconds": 30}
+    wanted = ordered(load_split(str(candidates), "train", kind="candidates"), "uncertain")[:3]
+    assert list(firsts["id"]) == ["image-0", "image-1", "image-2"]
+    assert list(firsts["uncertain"]) == [f"image-{place}" for place in wanted]
 
 
 def test_flipped_annotators_choose_the_worse_mask(tmp_path):

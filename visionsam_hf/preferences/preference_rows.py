@@ -47,7 +47,6 @@ def preference_row(
         verdict = dataclasses.replace(verdict, mended=True)
     if verdict.is_tie:
         return None, verdict
-    candidates = []
     ranked = []
     regions = []
     for annotation in annotations:
@@ -59,18 +58,6 @@ def preference_row(
                 {**region, "candidate": verdict.order.index(region["candidate"]), "annotator": annotation.annotator}
                 for region in annotation.regions
             ]
-    for index in verdict.order:
-        candidate = row["candidates"][index]
-        values = [None] * len(CRITERIA) if criteria is None else [float(value) for value in criteria[index]]
-        candidates.append(
-            {
-                "rle": candidate["rle"],
-                "token": candidate["token"],
-                "score": candidate["score"],
-                "mean_rank": verdict.mean_ranks[index],
-                **dict(zip(CRITERIA, values, strict=True)),
-            }
-        )
     copied = {key: row[key] for key in ("image", "image_id", "category", "box", "object_index", "truth")}
     preference = copied | {
         "chosen": encode_mask(mended if verdict.mended else best),
@@ -78,11 +65,19 @@ def preference_row(
         "rejected": encode_mask(worst),
         "margin": verdict.margin,
         "votes": verdict.votes,
-        "candidates": candidates,
+        "candidates": [_candidate(row["candidates"][index], index, verdict, criteria) for index in verdict.order],
         "annotations": ranked,
         "regions": regions,
     }
     return preference, verdict
+
+
+def _candidate(
+    candidate: Mapping[str, Any], index: int, verdict: Verdict, criteria: np.ndarray | None
+) -> dict[str, Any]:
+    values = [None] * len(CRITERIA) if criteria is None else [float(value) for value in criteria[index]]
+    told = {name: candidate[name] for name in ("rle", "token", "score")}
+    return told | {"mean_rank": verdict.mean_ranks[index], **dict(zip(CRITERIA, values, strict=True))}
 
 
 def pair_ious(

@@ -152,7 +152,7 @@ async function submit() {
     criterion: chooser.criterion,
     regions: panes.regions.map((region) => ({ ...region, points: region.points.map(([x, y]) => [x + left, y + top]) })),
   };
-  if (correction && chooser.isBest(correction.pane)) extra.correction = correction.code;
+  if (correction) extra.correction = correction.code;
   if (ratings.length === 12) extra.ratings = [0, 1, 2].map((pane) => ratings.slice(pane * 4, pane * 4 + 4));
   remember(task);
   const kept = answer("submit", extra);
@@ -220,6 +220,7 @@ async function undo() {
 // ---- what is on the screen ---------------------------------------------------------------------------------------
 
 function describe() {
+  if (correction && chooser.best !== correction.pane) correction = panes.mended = null; // the best taken back, its mending too
   screens.verdicts(chooser.words(), current.twins);
   screens.question(chooser);
   screens.criterion(chooser.criterion);
@@ -248,7 +249,7 @@ function startMending() {
 function endMending(isKept) {
   const pane = mender.pane;
   const mask = mender.close(isKept);
-  correction = mask ? { pane, mask, code: encode(mask, current.width, current.height) } : null;
+  if (mask) correction = { pane, mask, code: encode(mask, current.width, current.height) };
   phase = "choose";
   describe();
 }

@@ -21,6 +21,7 @@ export class Mender {
   open(task, pane, mask) {
     this.task = task;
     this.pane = pane;
+    this.before = this.panes.mended;
     this.mask = mask.slice();
     this.box = task.box;
     this.clicks = [];
@@ -35,11 +36,10 @@ export class Mender {
     this.redraw();
   }
 
-  /** The mask, or null when nothing was changed; the pane keeps what is drawn in it only with a mask. */
+  /** The mask, or null when all is as it was before. */
   close(isKept) {
     const mask = isKept && this.steps.length ? this.mask : null;
-    if (!mask) this.panes.mended = null;
-    else this.panes.mended.clicks = [];
+    this.panes.mended = mask ? { ...this.panes.mended, clicks: [] } : this.before;
     this.panes.draft = null;
     this.pane = null;
     this.asked += 1; // an answer that is on its way comes too late
