@@ -202,7 +202,7 @@ def rank_in_store(
                 ious = [mask_iou(mask, truth) for mask in masks]
                 # A task that comes again gets new noise, as a person's second look does.
                 name = f"{one.split}/{one.row}" + (f"/{one.round}" if one.round else "")
-                who = {"annotator": number, "task": name, "seed": seed}
+                who: dict[str, Any] = {"annotator": number, "task": name, "seed": seed}
                 judged = annotate(
                     criteria_table(masks, truth), ious, identical_groups(np.stack(masks)), **who,
                     noise=noise, flip_rate=flip_rate,

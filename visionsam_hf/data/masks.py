@@ -5,6 +5,7 @@ run-length codes, which are smaller and as fast to decode. The C code that decod
 and writes where that says, so every code is checked first.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
-def decode_rle(rle: dict[str, Any]) -> np.ndarray:
+def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     """The (H, W) bool mask of a COCO compressed run-length code. Raises `UserError` for a damaged one."""
     check_code(rle["size"], rle["counts"])
     return coco_mask.decode({"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}).astype(bool)
