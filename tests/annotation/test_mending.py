@@ -22,8 +22,8 @@ from visionsam_hf import SamDPOConfig, SamDPOTrainer
 from visionsam_hf.annotation.answers import Submission, load_answers, rebuild, snapshot
 from visionsam_hf.annotation.database import assignment, reading
 from visionsam_hf.cli.annotate import _click_answerer
+from visionsam_hf.cli.annotation_options import ServeSettings
 from visionsam_hf.cli.candidates import load_candidates
-from visionsam_hf.cli.options import ServeSettings
 from visionsam_hf.data.data_card import data_card
 from visionsam_hf.data.dataset_directory import load_split, write_preferences
 from visionsam_hf.data.masks import decode_mask, decode_rle, encode_rle, mask_iou

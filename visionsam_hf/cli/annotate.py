@@ -26,14 +26,14 @@ from visionsam_hf.annotation.server import make_app
 from visionsam_hf.annotation.store import Store
 from visionsam_hf.annotation.task_images import TaskImages
 from visionsam_hf.annotation.tasks import import_tasks, load_project, load_tasks, order_tasks, truth_rankings
-from visionsam_hf.cli.candidates import NoPairs, load_candidates, told_pairs
-from visionsam_hf.cli.options import (
+from visionsam_hf.cli.annotation_options import (
     BackupSettings,
     ExportAnnotationsSettings,
     ServeSettings,
     StatsSettings,
     UsersSettings,
 )
+from visionsam_hf.cli.candidates import NoPairs, load_candidates, told_pairs
 from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.dataset_directory import write_preferences
 from visionsam_hf.data.errors import UserError

@@ -7,7 +7,8 @@ from typing import Any
 from datasets import Image
 from tqdm.auto import tqdm
 
-from visionsam_hf.cli.options import CandidatesSettings, OracleSettings
+from visionsam_hf.cli.annotation_options import OracleSettings
+from visionsam_hf.cli.options import CandidatesSettings
 from visionsam_hf.cli.stage import counted, stage_run
 from visionsam_hf.data.data_card import data_card, markdown_table
 from visionsam_hf.data.dataset_directory import (

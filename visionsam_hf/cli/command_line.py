@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from visionsam_hf.cli import dataset_options, options, study_options
+from visionsam_hf.cli import annotation_options, dataset_options, options, study_options
 from visionsam_hf.cli.stage import check_inputs, join_launched, refuse_to_replace
 from visionsam_hf.data.errors import Interrupted, UserError
 from visionsam_hf.data.settings import alternatives, build_settings, own_key, read_yaml, type_hints, unknown_key
@@ -68,14 +68,14 @@ COMMANDS = {
     "sft": Command(options.SFTOptions, "train:run_sft", whole="train:SFTStage"),
     "find": Command(options.FindSettings, "find:run"),
     "candidates": Command(options.CandidatesSettings, "candidates:run"),
-    "annotate oracle": Command(options.OracleSettings, "candidates:run_oracle"),
-    "annotate serve": Command(options.ServeSettings, "annotate:run_serve", extra="annotate"),
-    "annotate stats": Command(options.StatsSettings, "annotate:run_stats", extra="annotate"),
-    "annotate export": Command(options.ExportAnnotationsSettings, "annotate:run_export", extra="annotate"),
-    "annotate users": Command(options.UsersSettings, "annotate:run_users", words=("action", "name"), extra="annotate"),
-    "annotate backup": Command(options.BackupSettings, "annotate:run_backup", extra="annotate"),
-    "annotate dump": Command(options.DumpSettings, "annotate:run_dump", extra="annotate"),
-    "annotate restore": Command(options.RestoreSettings, "annotate:run_restore", extra="annotate"),
+    "annotate oracle": Command(annotation_options.OracleSettings, "candidates:run_oracle"),
+    "annotate serve": Command(annotation_options.ServeSettings, "annotate:run_serve", extra="annotate"),
+    "annotate stats": Command(annotation_options.StatsSettings, "annotate:run_stats", extra="annotate"),
+    "annotate export": Command(annotation_options.ExportAnnotationsSettings, "annotate:run_export", extra="annotate"),
+    "annotate users": Command(annotation_options.UsersSettings, "annotate:run_users", words=("action", "name"), extra="annotate"),
+    "annotate backup": Command(annotation_options.BackupSettings, "annotate:run_backup", extra="annotate"),
+    "annotate dump": Command(annotation_options.DumpSettings, "annotate:run_dump", extra="annotate"),
+    "annotate restore": Command(annotation_options.RestoreSettings, "annotate:run_restore", extra="annotate"),
     "dpo": Command(options.DPOOptions, "train:run_dpo", whole="train:DPOStage"),
     "evaluate": Command(options.EvaluateSettings, "evaluate:run"),
     "evidence": Command(study_options.EvidenceSettings, "evidence:run"),
