@@ -34,8 +34,10 @@ def run(settings: CandidatesSettings) -> None:
 
 
     with stage_run("candidates", settings) as run:
-        wanted = {"kind": "segmentation", "config": settings.dataset_config}
-        rows = {split: load_split(settings.dataset, split, **wanted) for split in settings.splits}
+        rows = {
+            split: load_split(settings.dataset, split, kind="segmentation", config=settings.dataset_config)
+            for split in settings.splits
+        }
         model = to_best_device(load_model(settings.model_name_or_path))
         processor = load_processor(settings.model_name_or_path)
         cache = open_cache(settings, model, processor)
