@@ -54,6 +54,22 @@ def test_a_hairline_survives_a_thumbnail():
     assert where(thumbnail(Image.new("RGB", (1000, 1000)), [Overlay(mask)], side=100), TRUTH)
 
 
+def test_a_crack_beside_a_blob_survives_a_thumbnail():
+    mask = np.zeros((1000, 1000), bool)
+    mask[500, 100:900] = mask[100:300, 100:300] = True
+    drawn = np.asarray(thumbnail(Image.new("RGB", (1000, 1000)), [Overlay(mask, PREDICTION, is_filled=True)], side=100))
+    assert drawn[50, 10:90].any(-1).all() and not drawn[45:56, 95:].any()
+    assert where(drawn[:40], PREDICTION) == [10, 10, 30, 30]
+
+
+def test_an_outline_leaves_a_crack_to_be_seen():
+    image = np.full((60, 60, 3), 90, np.uint8)
+    mask = np.zeros((60, 60), bool)
+    mask[30, 10:50] = True
+    drawn = draw(image, [Overlay(mask, TRUTH)])
+    assert (drawn[mask] == 90).all() and where(drawn, TRUTH) == [7, 27, 53, 34]
+
+
 def test_a_close_up_is_a_square_round_the_box():
     image, mask = square(300, 10, 30)
     picture = close_up(image, [Overlay(mask, CHOSEN)], [10, 10, 30, 30], side=220)

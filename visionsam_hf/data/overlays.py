@@ -7,6 +7,7 @@ these colours.
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,8 @@ def draw(image: np.ndarray, overlays: Sequence[Overlay], *, scale: float = 1.0, 
                 cv2.rectangle(canvas, *corners, colour, width)
     for overlay, shape in zip(overlays, shapes):
         if shape is not None:
-            contours, _ = cv2.findContours(shape.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            around = _with_room(shape, thickness).astype(np.uint8)
+            contours, _ = cv2.findContours(around, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
             for colour, width in ((_RIM, thickness + 2), (overlay.colour, thickness)):
                 cv2.drawContours(canvas, contours, -1, colour, width)
     return canvas
@@ -81,10 +83,28 @@ def draw(image: np.ndarray, overlays: Sequence[Overlay], *, scale: float = 1.0, 
 def _resized(mask: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     if scale == 1:
         return mask
-    # INTER_AREA keeps a trace of masks that are thinner than a pixel here.
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    share = cv2.resize(mask.astype(np.float32), size, interpolation=method)
-    return share > min(0.5, 0.5 * float(share.max(initial=0)))
+    if scale > 1:
+        return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
+    # What is thinner than a pixel here, of a mask or beside its thick parts, keeps every pixel that it touches.
+    parts = mask.astype(np.uint8)
+    thick = _opened(parts, math.ceil(1 / scale))
+    share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    thin = cv2.resize((parts - thick).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return (share > 0.5) | (thin > 0.1 * scale)
+
+
+def _opened(mask: np.ndarray, width: int) -> np.ndarray:
+    """(H, W) uint8: the parts of a mask that a square of `width` pixels, or one more, fits into: even ones would shift it."""
+    return cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((width | 1, width | 1), np.uint8))
+
+
+def _with_room(shape: np.ndarray, thickness: int) -> np.ndarray:
+    """What to outline: the mask, or, where the line would cover all of a thin one, a margin round it."""
+    line = thickness + 2
+    parts = shape.astype(np.uint8)
+    if 2 * _opened(parts, line).sum() >= parts.sum():
+        return shape
+    return cv2.dilate(parts, np.ones((2 * line + 1, 2 * line + 1), np.uint8)).astype(bool)
 
 
 def thumbnail(image: Image.Image, overlays: Sequence[Overlay] = (), *, side: int) -> Image.Image:

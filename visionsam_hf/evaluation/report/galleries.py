@@ -108,7 +108,7 @@ def stage_comparison(
             continue
         row = PictureRow(
             f"{rule}: {round(gains[place], 2) + 0.0:+.2f} IoU".replace("-", "−"),
-            f"{found[0]['category']}, {found[0]['defect']} ({key[1]})",
+            f"{', '.join(_names(found[0]))} ({key[1]})",
         )
         row.cells += _prompt_cells(image, found[0]["box"], truth, found[0])
         best = max(result.values["iou"][key] for result in split_results)
@@ -132,15 +132,24 @@ def stage_comparison(
 def _prompt_cells(
     image: np.ndarray, box: Sequence[float], truth: np.ndarray | None, record: Mapping[str, Any]
 ) -> list[Cell]:
-    what = f"{record['defect']} on {record['category']}" if record.get("defect") else str(record["category"])
+    names = _names(record)
     picture = data_uri(thumbnail(image, box, show_box=True))
-    photograph = Cell(picture, f"Photograph of {what}, with the box", "Photograph and box")
+    told = f"Photograph of {' on '.join(names)}, with the box" if names else "Photograph with the box"
+    photograph = Cell(picture, told, "Photograph and box")
     if truth is None:
         return [photograph]
     outline = Cell(
-        data_uri(thumbnail(image, box, truth=truth)), f"True outline, {what}", "Truth", f"{int(truth.sum()):,} pixels"
+        data_uri(thumbnail(image, box, truth=truth)),
+        ", ".join(["True outline", *names]),
+        "Truth",
+        f"{int(truth.sum()):,} pixels",
     )
     return [photograph, outline]
+
+
+def _names(record: Mapping[str, Any]) -> list[str]:
+    """The defect and what it is on, as far as they are known and say different things."""
+    return list(dict.fromkeys(str(record[key]) for key in ("defect", "category") if record.get(key)))
 
 
 def _token(record: Mapping[str, Any], selection: str) -> int:
@@ -172,7 +181,7 @@ def case_gallery(result: SplitResult, dataset: str) -> list[PictureRow]:
         record, share = records[place], float((cases == case).mean())
         image, truth = photographs.get(record["row"]), decode_rle(record["truth"])
         if image is not None and image.shape[:2] == truth.shape:
-            note = f"{share:.0%} of the prompts; here {record['category']}, {record['defect']}"
+            note = f"{share:.0%} of the prompts; here {', '.join(_names(record))}"
             row = PictureRow(TITLES[case], note, _prompt_cells(image, record["box"], truth, record))
             masks, scores = [decode_rle(code) for code in record["masks"][1:]], record["scores"][1:]
             row.cells += _candidate_cells(image, record["box"], truth, masks, scores)
@@ -214,7 +223,7 @@ def candidate_gallery(directory: str) -> list[PictureRow]:
     for shown in _sampled(directory, ("truth", "candidates"), _best_candidate):
         row, image, truth = shown.row, shown.image, shown.truth
         title = row["image_id"] if truth is None else f"Best candidate {shown.value:.2f} IoU"
-        cells = _prompt_cells(image, row["box"], truth, {"category": "the product"})
+        cells = _prompt_cells(image, row["box"], truth, {})
         cells += _candidate_cells(
             image,
             row["box"],
@@ -223,7 +232,7 @@ def candidate_gallery(directory: str) -> list[PictureRow]:
             [candidate["score"] for candidate in row["candidates"]],
             [candidate.get("source") or "" for candidate in row["candidates"]],
         )
-        gallery.append(PictureRow(title, row["image_id"], cells))
+        gallery.append(PictureRow(title, "" if truth is None else row["image_id"], cells))
     return gallery
 
 
@@ -283,7 +292,7 @@ def preference_gallery(directory: str) -> list[PictureRow]:
     gallery = []
     for shown in _sampled(directory, ("margin", "chosen", "rejected", "truth"), lambda row: row["margin"]):
         row, image, truth = shown.row, shown.image, shown.truth
-        cells = _prompt_cells(image, row["box"], truth, {"category": "the product"})
+        cells = _prompt_cells(image, row["box"], truth, {})
         masks = {name: _stored_mask(row[name]) for name in ("chosen", "rejected")}
         ious = {} if truth is None else {name: mask_iou(mask, truth) for name, mask in masks.items()}
         for name, mask in masks.items():
