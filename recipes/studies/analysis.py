@@ -71,7 +71,7 @@ def system_entry(
         found = [record["candidates"] for record in records if "candidates" in record]
         entry["rounds"].append(
             {"iou": _means(at, settings)["iou"], "cost": _mean_cost(records), "difference": to_others}
-            | ({"candidates": {key: _mean(of[key] for of in found) for key in found[0]}} if found else {})
+            | ({"candidates": {key: _mean(of.get(key) for of in found) for key in found[0]}} if found else {})
         )
     return entry
 

@@ -76,9 +76,10 @@ class Service:
             submission = Submission.model_validate(raw)
             is_drawn = submission.regions or submission.correction is not None
             held = self.store.assignment(annotator, submission.assignment) if is_drawn else None
-            image = self.image(held) if held is not None else None
-            drawn_on = (image.size, image.window) if image is not None else ()
-            return {"ok": True} | self.store.submit(annotator, submission, *drawn_on)
+            if held is None:
+                return {"ok": True} | self.store.submit(annotator, submission)
+            image = self.image(held)
+            return {"ok": True} | self.store.submit(annotator, submission, image.size, image.window)
         except Refused as refusal:
             reason = str(refusal)
         except ValueError as error:
