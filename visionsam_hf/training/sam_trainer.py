@@ -4,6 +4,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -27,6 +28,7 @@ from visionsam_hf.models.lora import add_adapter, check_same_adapter, find_adapt
 from visionsam_hf.training.progress import ReadableLines, ReadableProgress
 from visionsam_hf.training.resuming import ResumableTrainer
 from visionsam_hf.training.samples import ImageSource
+from visionsam_hf.training.trainer_card import trainer_card
 
 # The loss among the metrics; it is logged as Trainer's "loss".
 _TOTAL = "loss_terms/total"
@@ -79,6 +81,7 @@ class SamTrainer(ResumableTrainer):
         if train_dataset is None:
             raise UserError("train_dataset: give the rows to learn from")
         args = _with_lora(self.config() if args is None else args, peft_config)
+        self.base_name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
         seen = self._loss_sees(args, train_dataset)
         model, self.processor = prepare_tuned(model, processing_class, args, **seen)
         self.rule = choose_rule(args, self.processor)
@@ -134,9 +137,15 @@ class SamTrainer(ResumableTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         self.processor.save_pretrained(output_dir or self.args.output_dir)
+        self._write_card(output_dir or self.args.output_dir)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes none: Trainer's own knows neither data nor licences. The stages and `visionsam push` write the card."""
+        """The card beside the model, as `trainer_card` makes it; Trainer's own says nothing of prompts and windows."""
+        if self.is_world_process_zero():
+            self._write_card(self.args.output_dir)
+
+    def _write_card(self, directory: str) -> None:
+        trainer_card(self).save(Path(directory) / "README.md")
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
