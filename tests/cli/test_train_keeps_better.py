@@ -1,5 +1,11 @@
 """`sft` and `dpo` measure before and after, keep the better model, and say what the pairs teach."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -7,11 +13,14 @@ from conftest import CATEGORIES, segmentation_rows
 from safetensors.numpy import load_file
 
 from visionsam_hf.cli.command_line import main
+from visionsam_hf.cli.train import _weights
 from visionsam_hf.data.dataset_directory import load_split, write_preferences, write_splits
+from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_mask
 from visionsam_hf.data.records import read_record
 from visionsam_hf.data.schema import object_row, segmentation_features
 
+ROOT = Path(__file__).resolve().parents[2]
 _QUICK = ["--max_steps", "6", "--use_cpu", "true", "--per_device_train_batch_size", "4", "--eval_split", "validation"]
 
 
@@ -46,6 +55,25 @@ def test_wrong_pairs_are_told_and_leave_the_model_as_it_was(tmp_path, model_dir,
     assert "the model is the one it started from" in printed
     before, after = weights(model_dir), weights(tmp_path / "out")
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_two_processes_keep_the_start_together(tmp_path, model_dir, pairs):
+    """All of them judge by the same figures; the one that writes has the weights of the start."""
+    words = ["--model_name_or_path", model_dir, "--dataset", pairs, "--output_dir", tmp_path / "out", *_QUICK]
+    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "visionsam_hf", "dpo"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *launched, *map(str, words), "--learning_rate", "1e-2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_record(tmp_path / "out")["results"]["validation"]["kept"] == "start"
+    before, after = weights(model_dir), weights(tmp_path / "out")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_split_up_weights_are_refused():
+    trainer = SimpleNamespace(eval_dataset=[1], is_fsdp_enabled=True, is_deepspeed_enabled=False)
+    with pytest.raises(UserError, match="load_best"):
+        _weights(trainer)
 
 
 def test_load_best_can_be_switched_off(tmp_path, model_dir, pairs):

@@ -128,7 +128,7 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Path], SamTra
     with stage_run(stage, settings, resumable=True) as run:
         trainer = make_trainer(run.directory)
         trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
-        before, weights = _measured(trainer), _weights(trainer)
+        before, weights = _measured(trainer), _weights(trainer) if settings.load_best else {}
         result = trainer.train(resume_from_checkpoint=True)
         evaluation = _measured(trainer)
         validation = _validation(trainer, before, evaluation)
@@ -175,9 +175,11 @@ def _measured(trainer: SamTrainer) -> dict[str, Any]:
 
 
 def _weights(trainer: SamTrainer) -> dict[str, torch.Tensor]:
-    """A copy of what training can change."""
+    """A copy of what training can change, the same on every process."""
     if trainer.eval_dataset is None:
         return {}
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise UserError("load_best: cannot put back weights that FSDP or DeepSpeed has split up; set load_best to false")
     frozen = {name for name, parameter in trainer.model.named_parameters() if not parameter.requires_grad}
     return {name: value.cpu().clone() for name, value in trainer.model.state_dict().items() if name not in frozen}
 
