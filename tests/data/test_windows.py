@@ -15,6 +15,7 @@ from visionsam_hf.data.windows import (
     WindowSettings,
     choose_rule,
     crop,
+    look_window,
     remember_rule,
     tile_grid,
     tile_of,
@@ -74,6 +75,20 @@ def test_snapping_is_idempotent(x, y, step):
     middle, half = first.x + side / 2, side / 6
     again = (middle - half, first.y + side / 2 - half, middle + half, first.y + side / 2 + half)
     assert zoom_window(again, (3000, 3000), multiple=3, smallest=32) == first
+
+
+@settings(max_examples=100, deadline=None)
+@given(boxes_in_photographs(), st.integers(1, 20))
+def test_a_look_holds_the_window_and_is_a_quarter_wider_at_most(prompt, number):
+    box, (height, width) = prompt
+    window = zoom_window(box, (height, width), multiple=3, smallest=32)
+    look = look_window(window, (height, width), "ab", number)
+    assert look_window(window, (height, width), "ab", 0) == window and look_window(None, (9, 9), "ab", number) is None
+    assert look == look_window(window, (height, width), "ab", number)
+    if window is not None:
+        (x1, y1, x2, y2), (left, top, right, bottom) = window.corners, look.corners
+        assert 0 <= left <= x1 and 0 <= top <= y1 and x2 <= right <= width and y2 <= bottom <= height
+        assert look.width <= 1.25 * window.width + 1 and look.height <= 1.25 * window.height + 1
 
 
 def test_prompts_that_nearly_coincide_share_a_window():

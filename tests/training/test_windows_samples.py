@@ -10,7 +10,7 @@ from visionsam_hf import SamDPOConfig, SamDPOTrainer, SamSFTConfig, SamSFTTraine
 from visionsam_hf.data.augmentation import variant_of
 from visionsam_hf.data.geometry import mask_to_target, to_square
 from visionsam_hf.data.masks import decode_mask, decode_rle
-from visionsam_hf.data.windows import WindowRule, crop, object_windows, tuned_rule, window_key
+from visionsam_hf.data.windows import WindowRule, crop, look_window, object_windows, tuned_rule, window_key
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.embeddings.decoding import image_hash
 from visionsam_hf.training.dpo_trainer import reference_key
@@ -65,18 +65,37 @@ def test_jitter_stays_in_the_window(processor):
 
 
 def test_a_look_is_of_the_window(tmp_path, model, processor):
-    """Cut first, then turned: the look's number and the photograph say how, so every process has the same."""
+    """Cut, a little wider, then turned: the look's number and the photograph say how, so every process has the same."""
     rows = large_rows()
     cache = EmbeddingCache(tmp_path, model, processor, dtype="float32")
     samples = make(rows, processor, cache=cache, variants=3)
     assert len(cache) == 9 and set(samples.source.entries) == set(cache._places)
     key = image_hash(samples.source.images[0]["image"])
     window = samples.index[0][2]
-    look = variant_of(key, 2).look(crop(np.asarray(rows[0]["image"]), window))
+    shown = look_window(window, (180, 240), key, 2)
+    assert shown != window
+    look = variant_of(key, 2).look(crop(np.asarray(rows[0]["image"]), shown))
     pixels = processor(images=look, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = model.get_image_embeddings(pixels)[0]
     torch.testing.assert_close(cache[window_key(key, window) + "-v1.2"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_and_targets_move_with_a_look(tmp_path, model, processor):
+    rows = large_rows()
+    samples = make(rows, processor, variants=4)  # without a cache, so that the sample holds what is shown
+    seen = set()
+    for epoch in range(12):
+        samples.set_epoch(epoch)
+        for item in range(len(samples)):
+            sample = samples[item]
+            # The discs are darker than all else: what the target covers is what the pixels show.
+            pixels = sample["pixel_values"].mean(0)
+            grid = torch.nn.functional.avg_pool2d(pixels[None, None], 4)[0, 0]
+            inside, outside = sample["targets"].amax(0) > 0.95, sample["targets"].amax(0) == 0
+            assert grid[inside].mean() < grid[outside & sample["valid"]].mean() - 0.5
+            seen.add(tuple(sample["boxes"][0].tolist()))
+    assert len(seen) > 3 * 3
 
 
 def test_points_see_the_whole_photograph(tmp_path, model, processor):

@@ -7,6 +7,7 @@ coincide share a window, its embedding is cached once, and no prompt's mask depe
 import copy
 import logging
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
@@ -27,6 +28,7 @@ Side = Annotated[int, Field(ge=16)]
 _SIDES = {"whole": 32, "zoom": 32, "tiles": 512}
 _STEPS_AN_OCTAVE = 4  # of the sides of zoom windows
 _PLACES_A_SIDE = 8
+_WIDER = 0.25  # of looks
 _OVERLAP = 4  # neighbouring tiles share a quarter of their side, or more
 
 
@@ -177,6 +179,24 @@ def _best_start(low: float, high: float, end: int, side: int) -> tuple[int, floa
 def window_key(image_hash: str, window: Window | None) -> str:
     """The cache's key of a window; that of the whole photograph is the image's hash."""
     return image_hash if window is None else f"{image_hash}-w{window.x}.{window.y}.{window.width}.{window.height}"
+
+
+def look_window(window: Window | None, original_size: Sequence[int], image_hash: str, number: int) -> Window | None:
+    """Look `number` of a window (`visionsam_hf.data.augmentation`): up to a quarter wider, with all of it somewhere inside.
+
+    Look 0 is the window itself, and the whole photograph has no other place or scale.
+    """
+    if window is None or number == 0:
+        return window
+    draw = np.random.default_rng([zlib.crc32(window_key(image_hash, window).encode()), number])
+    wider, (height, width) = draw.uniform(1, 1 + _WIDER), original_size
+    places = []
+    for start, length, end in ((window.x, window.width, width), (window.y, window.height, height)):
+        longer = min(round(length * wider), end)
+        first = start - round(draw.uniform(0, longer - length))
+        places.append((min(max(first, 0), end - longer), longer))
+    (x, across), (y, down) = places
+    return Window(x, y, across, down)
 
 
 def object_windows(objects: Iterable[dict[str, Any]], rule: WindowRule) -> list[Window | None]:

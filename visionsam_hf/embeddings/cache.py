@@ -36,7 +36,7 @@ from transformers import SamModel, SamProcessor
 from visionsam_hf.data.augmentation import variant_key, variant_of
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import remove_leftovers
-from visionsam_hf.data.windows import Window, window_key
+from visionsam_hf.data.windows import Window, look_window, window_key
 from visionsam_hf.embeddings.cache_settings import CacheSettings
 from visionsam_hf.embeddings.decoding import DecodeOnce, decode_image, image_hash, prepared, undecoded
 from visionsam_hf.embeddings.shards import (
@@ -288,8 +288,9 @@ class EmbeddingCache:
         def pixels(entry: tuple[str, int, Window | None, int]) -> torch.Tensor:
             _, row, window, number = entry
             image = decode(row)
-            if window is not None:
-                image = image.crop(window.corners)
+            shown = look_window(window, image.size[::-1], hashes[row], number)
+            if shown is not None:
+                image = image.crop(shown.corners)
             if number:
                 image = PILImage.fromarray(variant_of(hashes[row], number).look(np.asarray(image)))
             return self._pixels(image)

@@ -17,7 +17,7 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import mask_to_target, to_square, valid_region
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_box
 from visionsam_hf.data.prompts import draw_kind, interior_point, jitter_box, negative_point, random_point
-from visionsam_hf.data.windows import Window, WindowRule, crop, object_windows, window_key
+from visionsam_hf.data.windows import Window, WindowRule, crop, look_window, object_windows, window_key
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.embeddings.decoding import decode_image, image_hash
 
@@ -65,12 +65,17 @@ class ImageSource:
         """Look `number` of row `index`."""
         return variant_of(self.content_key(index), number) if number else Variant()
 
+    def look(self, index: int, window: Window | None, original_size: Sequence[int], number: int) -> Window | None:
+        """What look `number` of a window of row `index` shows."""
+        return look_window(window, original_size, self.content_key(index), number) if number else window
+
     def __call__(
         self, index: int, window: Window | None = None, number: int = 0, variant: Variant = Variant()
     ) -> dict[str, torch.Tensor]:
         """A window of row `index` in look `number`, which is `variant` (without a cache any variant will do)."""
         if self.keys is None or self.cache is None:
-            image = variant.look(crop(np.asarray(decode_image(self.images[index]["image"])), window))
+            image = np.asarray(decode_image(self.images[index]["image"]))
+            image = variant.look(crop(image, self.look(index, window, image.shape[:2], number)))
             return {"pixel_values": self.processor(images=image, return_tensors="pt")["pixel_values"][0]}
         key = variant_key(window_key(self.keys[index], window), number)
         if self.places is not None:
@@ -171,9 +176,10 @@ class PromptSamples(Dataset):
         if self.training and self.augment:
             variant = Variant(int(rng.integers(4)), bool(rng.integers(2)))
         prompted = self._prompted(objects)
-        # From here on the window, turned, is the image.
+        shown = self.source.look(row, window, prompted[0]["rle"]["size"], number)
+        # From here on what is shown, turned, is the image.
         masks = [
-            np.ascontiguousarray(variant.turn(crop(decode_rle(prompted[place]["rle"]), window))) for place in places
+            np.ascontiguousarray(variant.turn(crop(decode_rle(prompted[place]["rle"]), shown))) for place in places
         ]
         size = masks[0].shape
         boxes = np.stack([np.array(mask_box(mask), np.float32) for mask in masks])
@@ -191,7 +197,7 @@ class PromptSamples(Dataset):
             seen = np.zeros(size, bool)
             for entry in objects["objects"]:
                 if entry["defect"] in self.unprompted:
-                    seen |= variant.turn(crop(decode_rle(entry["rle"]), window))
+                    seen |= variant.turn(crop(decode_rle(entry["rle"]), shown))
             seen_target = mask_to_target(seen, self.mask_side, resize=self.target_resize)[0]
             unprompted = {"unprompted": torch.from_numpy(seen_target)}
         return {
