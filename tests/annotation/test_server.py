@@ -70,7 +70,7 @@ def test_pictures_show_the_masks_in_the_stored_order(page):
 def test_nothing_that_would_sway_anybody_leaves_the_server(page):
     page.send(ranking_event(page.claim()["tasks"][0]))
     for task in page.claim()["tasks"]:
-        assert set(task) == {"id", "category", "box", "offset", "size", "twins", "calibration", "ratings"}
+        assert set(task) == {"id", "category", "box", "offset", "size", "twins", "calibration", "ratings", "mendable"}
 
 
 def test_a_bad_submission_does_not_keep_good_ones_out(page):

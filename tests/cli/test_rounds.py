@@ -52,7 +52,7 @@ def recipe(tmp_path, monkeypatch):
     files = {
         "build": "output_dir: out/data\nimage_size: 64\nimages: {train: 4, heldout: 2}\nheldout_categories: [lens]\n",
         "candidates": "model_name_or_path: model\ndataset: out/data\nembeddings: out/cache\noutput_dir: out/candidates\n"
-        "candidate_source: [thresholds, box_jitter, tokens]\n",
+        "candidate_source: [tokens, otsu, grabcut]\n",
         "annotate": "candidates: out/candidates\noutput_dir: out/preferences\nannotators: 2\n",
         "dpo": "model_name_or_path: model\ndataset: out/preferences\nembeddings: out/cache\noutput_dir: out/dpo\n"
         "max_steps: 2\nlearning_rate: 1e-3\nuse_cpu: true\ndisable_tqdm: true\n",

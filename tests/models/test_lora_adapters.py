@@ -70,7 +70,7 @@ def test_merge_writes_a_plain_model(adapter_dir, model_dir, tmp_path, capsys):
     assert moved and all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in moved)
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
     record = json.loads((tmp_path / "merged" / "stage.json").read_text())
-    assert record["results"] == {"base_model": str(model_dir)}
+    assert record["results"] == {"base_model": str(model_dir), "window": "the whole photograph"}
     assert cli.main(["merge", str(model_dir), "--output_dir", str(tmp_path / "no")]) == 2
     assert "nothing to merge" in capsys.readouterr().err
 
