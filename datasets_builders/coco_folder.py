@@ -13,7 +13,6 @@ from datasets_builders.coco import CocoImage, annotated_objects, is_coco, read_c
 from datasets_builders.photographs import image_files, read_photograph
 from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits, files_digest
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import encode_mask
 
 # A word in a file's name or folder -> the split that it holds.
 _SPLIT_WORDS = {"val": "validation", "valid": "validation", "validation": "validation", "test": "test", "train": "train"}
@@ -138,15 +137,9 @@ class CocoFolder(PlannedBuilder):
         if entry.objects and not objects:
             message = "none of its annotations is a mask (boxes alone?); export masks or polygons, or pass --on_error skip"
             raise UserError(f"{record.listing}: image '{entry.file_name}': {message}")
-        row = {
-            "image": photograph.stored,
-            "mask": encode_mask(mask),
-            "image_id": record.image_id,
-            "source": self.config.root().name,
-            "category": record.category,
-            "defective": bool(objects),
-            "objects": objects,
-        }
+        row = photograph.row(
+            mask, objects, image_id=record.image_id, source=self.config.root().name, category=record.category
+        )
         return row, remarks
 
 

@@ -13,7 +13,6 @@ from datasets_builders.lookalikes import group_lookalikes
 from datasets_builders.photographs import image_files, mask_objects, path_inside, read_mask, read_photograph
 from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits, files_digest
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import encode_mask
 
 METADATA = "metadata.jsonl"
 # Worth a word, and no reason to stop.
@@ -166,15 +165,9 @@ class MaskFolder(PlannedBuilder):
             remarks.append(Remark("dropped", record.image_id, "regions under min_area or over max_objects", dropped))
         if not objects and not self.config.keep_good:
             return None, [Remark("skipped", record.image_id, f"{record.image}: a good image (keep_good is off)")]
-        row = {
-            "image": photograph.stored,
-            "mask": encode_mask(union),
-            "image_id": record.image_id,
-            "source": self.config.root().name,
-            "category": record.category,
-            "defective": bool(objects),
-            "objects": objects,
-        }
+        row = photograph.row(
+            union, objects, image_id=record.image_id, source=self.config.root().name, category=record.category
+        )
         return row, remarks
 
 

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.files import written_directory
+from visionsam_hf.data.masks import encode_mask
 from visionsam_hf.data.schema import object_row
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -51,6 +52,20 @@ class Photograph:
     stored: dict[str, Any]
     size: tuple[int, int]
     changes: tuple[str, ...]
+
+    def row(
+        self, mask: np.ndarray, objects: list[dict[str, Any]], *, image_id: str, source: str, category: str
+    ) -> dict[str, Any]:
+        """Its row of the segmentation schema: the union (H, W) bool of its defects, and each of them."""
+        return {
+            "image": self.stored,
+            "mask": encode_mask(mask),
+            "image_id": image_id,
+            "source": source,
+            "category": category,
+            "defective": bool(objects),
+            "objects": objects,
+        }
 
 
 def is_image_file(path: Path) -> bool:

@@ -11,7 +11,6 @@ from datasets_builders.coco import CocoImage, annotated_objects, read_coco
 from datasets_builders.photographs import path_inside, read_photograph, unpack
 from datasets_builders.planned import Plan, PlannedBuilder, PlannedConfig, Remark, assign_splits, files_digest
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import encode_mask
 
 CATEGORIES = (
     *("Cable", "Capacitor", "Casting", "Console", "Cylinder", "Electronics", "Groove"),
@@ -181,15 +180,9 @@ class Vision(PlannedBuilder):
         remarks += [Remark("dropped", record.image_id, what) for what in dropped]
         if not objects:
             raise UserError(f"{record.path}: none of its annotations covers a pixel; mend {ANNOTATIONS} beside it")
-        row = {
-            "image": photograph.stored,
-            "mask": encode_mask(mask),
-            "image_id": record.image_id,
-            "source": "VISION",
-            "category": record.category,
-            "defective": True,
-            "objects": objects,
-        }
+        row = photograph.row(
+            mask, objects, image_id=record.image_id, source="VISION", category=record.category
+        )
         return row, remarks
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from visionsam_hf import load_model
-from visionsam_hf.data.windows import WindowRule, tuned_rule
+from visionsam_hf.data.windows import rule_of
 from visionsam_hf.inference.prediction import answer_prompts, look_at
 from visionsam_hf.models.loading import load_processor
 
@@ -30,7 +30,7 @@ if __name__ == "__main__":
     model, processor = load_model(given.model), load_processor(given.model)
     image = ImageOps.exif_transpose(Image.open(given.image)).convert("RGB")
     size, box = (image.height, image.width), np.array([given.box], np.float32)
-    windows = [(tuned_rule(processor) or WindowRule()).of_box(given.box, size)]
+    windows = [rule_of(processor).of_box(given.box, size)]
     look, points = look_at(model, processor, image), np.zeros((1, 2, 2), np.float32)
     masks, scores = answer_prompts(model, look, box, points, size, "box", windows)
     Image.fromarray(masks[0, 0].astype(np.uint8) * 255).save(given.output)

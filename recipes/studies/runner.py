@@ -27,7 +27,7 @@ from studies.objectives import ObjectiveStudy
 from studies.run_files import Results, result_path, score_baseline, score_model, write_result
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import fingerprint
-from visionsam_hf.data.windows import WindowRule, object_windows, tuned_rule
+from visionsam_hf.data.windows import row_windows, rule_of
 
 _SECONDS_TO_STOP = 10.0  # a worker in the middle of a batch may take a moment
 
@@ -135,10 +135,10 @@ class Runner:
         for cell in self.kind.cells:
             self.kind.check(cell, folds[cell.fold])
         base = load_base(self.settings)
-        rule = tuned_rule(base.processor) or WindowRule()
+        rule = rule_of(base.processor)
         for fold in folds.values():
             for rows in (fold.train, *fold.measured.values()):
-                base.cache.add(rows, windows=[object_windows(objects, rule) for objects in rows["objects"]])
+                base.cache.add(rows, windows=row_windows(rows.select_columns(["objects"]), rule))
 
     def _fold(self, name: str) -> Fold:
         return load_fold(name, self.kind.folds[name], self.settings.splits, self.settings.max_prompts)

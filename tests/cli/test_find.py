@@ -69,6 +69,13 @@ def test_a_finder_is_trained_evaluated_and_used(finder, made, tmp_path, capsys):
     assert len(coco["images"]) == 2 and len(coco["annotations"]) == answer["masks"]
 
 
+def test_without_a_split_the_test_split_is_judged_by(made, tmp_path):
+    words = ["--model_name_or_path", made / "model", "--dataset", made / "data", "--finder", f"maps:{made / 'maps'}"]
+    assert run("evaluate", *words, "--output_dir", tmp_path / "eval") == 0
+    figures = json.loads((tmp_path / "eval" / "detection.json").read_text())
+    assert figures["split"] == "test" and figures["images"] == 10
+
+
 def test_maps_of_another_system_are_measured_and_prompt_the_model(made, tmp_path):
     assert evaluate(made, tmp_path / "alone", f"maps:{made / 'maps'}") == 0
     alone = json.loads((tmp_path / "alone" / "detection.json").read_text())

@@ -105,17 +105,22 @@ def test_people_without_truth_are_judged_by_what_they_chose(tmp_path, model_dir,
     assert read_record(tmp_path / "out")["results"]["validation"]["metric"] == "eval_iou/chosen"
 
 
-@pytest.mark.parametrize(("thickness", "is_told"), [(2, True), (16, False)])
-def test_defects_that_the_grid_loses_are_told(tmp_path, model_dir, caplog, thickness, is_told):
-    """16 cells a side for 64 pixels: a line of two is half a cell."""
+def sft_on_lines(tmp_path, model_dir, thickness, length, *words):
+    """A step of SFT on three photographs with a line each; the exit code."""
     rows = segmentation_rows(3)
     for row in rows:
         mask = np.zeros(row["image"].size[::-1], bool)
-        mask[10 : 10 + thickness, 5:45] = True
+        mask[10 : 10 + thickness, 5 : 5 + length] = True
         row |= {"mask": encode_mask(mask), "objects": [object_row(mask, "line")]}
     write_splits(tmp_path / "data", {"train": rows}, segmentation_features(CATEGORIES), card="---\n---\n")
-    words = ["--model_name_or_path", model_dir, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
-    assert main(["sft", *map(str, words), "--max_steps", "1", "--use_cpu", "true"]) == 0
+    common = ["--model_name_or_path", model_dir, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    return main(["sft", *map(str, [*common, *words]), "--max_steps", "1", "--use_cpu", "true"])
+
+
+@pytest.mark.parametrize(("thickness", "is_told"), [(2, True), (16, False)])
+def test_defects_that_the_grid_loses_are_told(tmp_path, model_dir, caplog, thickness, is_told):
+    """16 cells a side for 64 pixels: a line of two is half a cell."""
+    assert sft_on_lines(tmp_path, model_dir, thickness, 40) == 0
     assert ("100% of the defects are thinner than a cell of the model's 16x16 masks" in caplog.text) == is_told
     assert ("'window: zoom'" in caplog.text) == is_told
 
@@ -123,13 +128,6 @@ def test_defects_that_the_grid_loses_are_told(tmp_path, model_dir, caplog, thick
 @pytest.mark.parametrize("thickness", [1, 4])
 def test_defects_are_measured_as_they_are_shown(tmp_path, model_dir, caplog, thickness):
     """A box of 6 pixels is shown on 16 cells of 16 pixels; what zoom cannot save gets no advice to zoom."""
-    rows = segmentation_rows(3)
-    for row in rows:
-        mask = np.zeros(row["image"].size[::-1], bool)
-        mask[10 : 10 + thickness, 5:11] = True
-        row |= {"mask": encode_mask(mask), "objects": [object_row(mask, "line")]}
-    write_splits(tmp_path / "data", {"train": rows}, segmentation_features(CATEGORIES), card="---\n---\n")
-    words = ["--model_name_or_path", model_dir, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
-    words += ["--window", "zoom", "--window_side", 16 if thickness == 4 else 64, "--window_multiple", 1.5]
-    assert main(["sft", *map(str, words), "--max_steps", "1", "--use_cpu", "true"]) == 0
+    zoom = ["--window", "zoom", "--window_side", 16 if thickness == 4 else 64, "--window_multiple", 1.5]
+    assert sft_on_lines(tmp_path, model_dir, thickness, 6, *zoom) == 0
     assert ("of the defects are thinner" in caplog.text) == (thickness == 1) and "'window: zoom'" not in caplog.text

@@ -12,7 +12,21 @@ from visionsam_hf.data.settings import build_settings, read_yaml
 
 BEYOND = Path(__file__).parents[2] / "recipes" / "beyond"
 RECIPES = sorted(path.parent.name for path in BEYOND.glob("*/pipeline.yaml"))
-STUDIES = [path for path in sorted(BEYOND.glob("evidence_*/*.yaml")) if path.name != "pipeline.yaml"]
+# Every study: those that a pipeline runs, as it changes them, and those that stand alone.
+STUDIES = [
+    pytest.param(stage_settings(BEYOND / name, stage, {}), stage["name"].startswith("sweep"), id=f"{name}/{stage['name']}")
+    for name in RECIPES
+    for stage in read_stages(BEYOND / name)
+    if stage["run"] == "evidence"
+] + [
+    pytest.param(
+        build_settings(EvidenceSettings, read_yaml(path), source=path),
+        path.name.startswith("sweep"),
+        id=f"{path.parent.name}/{path.name}",
+    )
+    for path in sorted(BEYOND.glob("evidence_*/*.yaml"))
+    if not (path.parent / "pipeline.yaml").is_file()
+]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -33,9 +47,8 @@ def test_stages_read_what_earlier_stages_wrote(name):
     assert name in (BEYOND / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_studies_are_sound(path):
-    settings = build_settings(EvidenceSettings, read_yaml(path), source=path)
+@pytest.mark.parametrize(("settings", "is_sweep"), STUDIES)
+def test_studies_are_sound(settings, is_sweep):
     study = ObjectiveStudy(settings)
     objectives = study.objectives
     chosen = objectives[settings.recommended]
@@ -46,7 +59,7 @@ def test_studies_are_sound(path):
         assert paper.settings["loss_type"] == "paper" and paper.sources == ("tokens",) and paper.start == "sft"
         assert paper.settings["target_resize"] == "nearest" and "paper" in settings.compare_with
         assert paper.rounds == chosen.rounds  # equal labelling cost
-    if path.name.startswith("sweep"):
+    if is_sweep:
         assert settings.splits == ["validation"]
     else:
         assert set(settings.splits) == {"heldout", "test"} and study.cells

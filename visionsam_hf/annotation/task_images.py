@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from visionsam_hf.data.masks import mask_box, mask_iou
+from visionsam_hf.data.masks import mask_box
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
-from visionsam_hf.preferences.rubric import CRITERIA, criteria_table, worths
+from visionsam_hf.preferences.rubric import CRITERIA, rate_masks, worths
 
 # Larger photographs are shown as a window round the prompt: a browser draws three of them at once.
 WHOLE = 1600
@@ -115,11 +115,10 @@ def truth_png(image: TaskImage) -> bytes:
 def feedback_numbers(image: TaskImage, order: list[int]) -> list[dict[str, float]]:
     """The four criteria and the worth of the whole of each pane's mask; for calibration, where the truth is known."""
     masks = [image.masks[place] for place in order]
-    table = criteria_table(masks, image.truth)
-    whole = worths(table, [mask_iou(mask, image.truth) for mask in masks])
+    table, ious = rate_masks(masks, image.truth)
     return [
         {name: round(float(value), 3) for name, value in zip(CRITERIA, row, strict=True)} | {"worth": round(float(of), 3)}
-        for row, of in zip(table, whole, strict=True)
+        for row, of in zip(table, worths(table, ious), strict=True)
     ]
 
 

@@ -24,13 +24,13 @@ from visionsam_hf.annotation.database import (
 )
 from visionsam_hf.annotation.store import Assignment, Store
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import encode_rle, mask_iou
+from visionsam_hf.data.masks import encode_rle
 from visionsam_hf.data.records import same_fingerprint
 from visionsam_hf.preferences.oracle import Habits, annotate, draw
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
 from visionsam_hf.preferences.ranking_statistics import Task
 from visionsam_hf.preferences.rankings import identical_groups, rank_scores
-from visionsam_hf.preferences.rubric import TIE, criteria_table, worths
+from visionsam_hf.preferences.rubric import TIE, rate_masks, worths
 from visionsam_hf.preferences.task_order import ordered
 
 CALIBRATION_TASKS = 20
@@ -145,9 +145,7 @@ def _truth_ranking(row: Mapping[str, Any]) -> list[int] | None:
     truth = truth_of(row)
     if truth is None:
         return None
-    masks = candidate_masks(row)
-    ious = [mask_iou(mask, truth) for mask in masks]
-    return rank_scores(worths(criteria_table(masks, truth), ious).tolist(), TIE)
+    return rank_scores(worths(*rate_masks(candidate_masks(row), truth)).tolist(), TIE)
 
 
 def truth_rankings(datasets: Mapping[str, Any], tasks: Sequence[Any]) -> dict[int, list[int]]:
@@ -199,14 +197,12 @@ def rank_in_store(
         while held := store.claim(user, _CLAIM):
             for one in held:
                 masks, truth = _seen(one, datasets)
-                ious = [mask_iou(mask, truth) for mask in masks]
                 # A task that comes again gets new noise, as a person's second look does.
                 name = f"{one.split}/{one.row}" + (f"/{one.round}" if one.round else "")
                 who: dict[str, Any] = {"annotator": number, "task": name, "seed": seed}
                 judged = annotate(
-                    criteria_table(masks, truth), ious, identical_groups(np.stack(masks)), **who,
-                    noise=noise, flip_rate=flip_rate,
-                )  # fmt: skip
+                    *rate_masks(masks, truth), identical_groups(np.stack(masks)), **who, noise=noise, flip_rate=flip_rate
+                )
                 loops, mended = draw(judged, masks, truth, **who, habits=habits)
                 pane = one.order.index(judged.ranking.index(1))
                 submission = Submission(

@@ -27,7 +27,7 @@ from visionsam_hf.models.loading import load_model, load_processor, to_best_devi
 from visionsam_hf.preferences.candidates import Diversity, generate_candidates
 from visionsam_hf.preferences.oracle import Habits, oracle_row
 from visionsam_hf.preferences.preference_card import oracle_card
-from visionsam_hf.preferences.preference_rows import truth_of
+from visionsam_hf.preferences.preference_rows import told_ious, truth_of
 from visionsam_hf.preferences.ranking_statistics import Tally
 from visionsam_hf.preferences.task_order import ordered
 
@@ -122,8 +122,7 @@ def told_pairs(of: Mapping[str, Any]) -> str:
     ties = f"{of['dropped_ties']} ties, {of['none_usable']} of them without a usable mask"
     told = f"{of['pairs']} pairs of {of['tasks']} tasks ({ties})"
     if of["chosen_iou"] is not None:
-        wrong = f"{of['share_worse_chosen']:.0%} the wrong way round"
-        told += f", IoU {of['chosen_iou']:.3f} chosen and {of['rejected_iou']:.3f} rejected, {wrong}"
+        told += f", {told_ious(of['chosen_iou'], of['rejected_iou'], of['share_worse_chosen'])}"
     return f"{told}; chosen: {counted(of['chosen_sources'])}"
 
 

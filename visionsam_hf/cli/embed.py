@@ -5,7 +5,7 @@ import time
 from visionsam_hf.cli.options import EmbedSettings
 from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.dataset_directory import load_split
-from visionsam_hf.data.windows import choose_rule, object_windows
+from visionsam_hf.data.windows import choose_rule, row_windows
 from visionsam_hf.embeddings.cache import open_cache
 from visionsam_hf.embeddings.shards import describe_cache, prune_cache
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
@@ -29,9 +29,7 @@ def _encode(settings: EmbedSettings) -> None:
         before, started, images = len(cache), time.perf_counter(), 0
         for split in settings.splits:
             rows = load_split(settings.dataset, split, kind="segmentation", config=settings.dataset_config)
-            # What is shown as a whole is encoded as a whole, whether or not anything in it is prompted.
-            objects = None if rule.window == "whole" else rows.select_columns(["objects"])
-            windows = None if objects is None else [object_windows(row["objects"], rule) for row in objects]
+            windows = row_windows(rows.select_columns(["objects"]), rule)
             added = cache.add(rows, windows=windows, variants=settings.variants, together=True)
             images += len(added)
         run.results.update(

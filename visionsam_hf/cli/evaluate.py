@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from visionsam_hf.cli.evaluate_found import run_found
 from visionsam_hf.cli.options import EvaluateSettings
 from visionsam_hf.cli.stage import is_main_process, stage_run
-from visionsam_hf.data.dataset_directory import load_split, split_names
+from visionsam_hf.data.dataset_directory import load_split, split_to_judge_by
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.windows import choose_rule
 from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
@@ -22,7 +22,7 @@ from visionsam_hf.inference.baselines import find_baseline, iterate_baseline
 from visionsam_hf.inference.other_sams import load_promptable, model_family
 from visionsam_hf.models.loading import load_model, load_processor
 
-_FEW = 30  # prompts whose interval is as wide as most effects are large
+FEW = 30  # prompts whose interval is as wide as most effects are large
 
 
 def run(settings: EvaluateSettings) -> None:
@@ -32,7 +32,7 @@ def run(settings: EvaluateSettings) -> None:
         return
     with stage_run("evaluate", settings) as stage:
         processes = PartialState()
-        split = settings.split or _split_to_judge_by(settings.dataset, settings.dataset_config)
+        split = settings.split or split_to_judge_by(settings.dataset, settings.dataset_config)
         dataset = load_split(
             settings.dataset, split, kind="segmentation", config=settings.dataset_config, streaming=settings.streaming
         )
@@ -72,19 +72,10 @@ def run(settings: EvaluateSettings) -> None:
             stage.achieved = _told(metrics)
 
 
-def _split_to_judge_by(name: str, config: str | None) -> str:
-    """The held-out split of a data set, else its test split."""
-    present = split_names(name, config)
-    for split in ("heldout", "test"):
-        if split in present:
-            return split
-    raise UserError(f"{name}: has no split 'heldout' or 'test' (it has {', '.join(present) or 'none'}); give --split NAME")
-
-
 def _told(metrics: dict[str, Any]) -> str:
     interval = metrics["intervals"]["iou"]
     between = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-    few = ", too few to conclude from" if metrics["n"] < _FEW else ""
+    few = ", too few to conclude from" if metrics["n"] < FEW else ""
     prompts = f"{metrics['n']} prompts of split '{metrics['split']}'{few}"
     return f"{metrics['model']}: IoU {metrics['overall']['iou']:.3f}{between} on {prompts}"
 

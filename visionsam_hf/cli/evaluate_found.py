@@ -6,7 +6,7 @@ from typing import Any
 
 from visionsam_hf.cli.options import EvaluateSettings
 from visionsam_hf.cli.stage import stage_run
-from visionsam_hf.data.dataset_directory import load_split
+from visionsam_hf.data.dataset_directory import load_split, split_to_judge_by
 from visionsam_hf.embeddings.cache import open_cache
 from visionsam_hf.evaluation.finder_evaluation import evaluate_finder
 from visionsam_hf.inference.finders.finder import Finder
@@ -18,7 +18,8 @@ from visionsam_hf.models.loading import load_model, load_processor, to_best_devi
 def run_found(settings: EvaluateSettings) -> None:
     """Write `detection.json`, and `images.csv` with a line an image."""
     with stage_run("evaluate", settings) as stage:
-        dataset = load_split(settings.dataset, settings.split, kind="segmentation")
+        split = settings.split or split_to_judge_by(settings.dataset, settings.dataset_config)
+        dataset = load_split(settings.dataset, split, kind="segmentation", config=settings.dataset_config)
         finder: Finder | None = None
         source: Finder | OutsideMaps
         outside = settings.finder.startswith(MAPS_PREFIX)
@@ -36,7 +37,7 @@ def run_found(settings: EvaluateSettings) -> None:
         names = dataset.features["category"].names
         figures, table = evaluate_finder(source, model, rows, names, finder)
         asked: dict[str, Any] = {"finder": settings.finder, "model": settings.model_name_or_path}
-        asked |= {"dataset": settings.dataset, "split": settings.split}
+        asked |= {"dataset": settings.dataset, "split": split}
         text = json.dumps(asked | figures, indent=2, allow_nan=False)
         (stage.directory / "detection.json").write_text(text + "\n", encoding="utf-8")
         with (stage.directory / "images.csv").open("w", newline="", encoding="utf-8") as file:

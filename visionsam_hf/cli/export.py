@@ -6,7 +6,7 @@ from dataclasses import asdict
 from visionsam_hf.cli.options import ExportSettings, MergeSettings
 from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.windows import WindowRule, tuned_rule
+from visionsam_hf.data.windows import rule_of
 from visionsam_hf.models.image_processing import MinMaxSamImageProcessor
 from visionsam_hf.models.loading import load_model, load_processor, save_model
 from visionsam_hf.models.lora import find_adapter
@@ -33,7 +33,7 @@ def run(settings: ExportSettings) -> None:
             # Each image stretched to [0, 1] by its own range, instead of divided by 255.
             "min_max": isinstance(image, MinMaxSamImageProcessor),
             # What to cut out for a prompt before all that, as the model was tuned.
-            "window": asdict(tuned_rule(processor) or WindowRule()),
+            "window": asdict(rule_of(processor)),
         }
         (run.directory / "preprocessing.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         run.results.update(iou=agreement.iou, logit_difference=agreement.logit_difference)
@@ -51,5 +51,4 @@ def run_merge(settings: MergeSettings) -> None:
     with stage_run("merge", settings) as run:
         processor = load_processor(settings.adapter)
         save_model(load_model(settings.adapter), processor, run.directory)
-        rule = tuned_rule(processor) or WindowRule()
-        run.results.update(base_model=adapter.base_model_name_or_path, window=str(rule))
+        run.results.update(base_model=adapter.base_model_name_or_path, window=str(rule_of(processor)))

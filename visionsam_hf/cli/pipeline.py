@@ -103,12 +103,18 @@ def run(settings: PipelineSettings) -> None:
     """`visionsam pipeline RECIPE_DIR`."""
     changes: dict[str, dict[str, str]] = {}
     for pair in settings.set:
-        place, equals, value = pair.partition("=")
-        stage, dot, key = place.partition(".")
-        if not (equals and dot and key):
-            raise UserError(f"--set: '{pair}' is not stage.key=value")
+        stage, key, value = split_change(pair)
         changes.setdefault(stage, {})[key] = value
     run_pipeline(settings.recipe, only=settings.only, changes=changes)
+
+
+def split_change(pair: str) -> tuple[str, str, str]:
+    """`stage.key=value` of `--set`, in its three parts. Raises `UserError` for anything else."""
+    place, equals, value = pair.partition("=")
+    stage, dot, key = place.partition(".")
+    if not (equals and dot and key):
+        raise UserError(f"--set: '{pair}' is not stage.key=value")
+    return stage, key, value
 
 
 def run_quickstart(settings: PipelineSettings) -> None:

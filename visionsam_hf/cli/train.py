@@ -77,10 +77,14 @@ def _load(kind: str, settings: Any) -> tuple[datasets.Dataset, datasets.Dataset 
     return train, load_split(settings.dataset, settings.eval_split, **wanted) if settings.eval_split else None
 
 
+def _spread(rows: datasets.Dataset, most: int) -> datasets.Dataset:
+    """At most so many rows, evenly spread."""
+    return rows.select(np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int).tolist())
+
+
 def _look_at_pairs(rows: datasets.Dataset, name: str) -> None:
     """Say what the pairs teach, as far as their truth is known."""
-    few = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), _PAIRS_LOOKED_AT)).astype(int).tolist())
-    quality = pair_quality(few.select_columns(["chosen", "rejected", "truth"]))
+    quality = pair_quality(_spread(rows, _PAIRS_LOOKED_AT).select_columns(["chosen", "rejected", "truth"]))
     if quality is None or not is_main_process():
         return
     record = Path(name) / RECORD
@@ -92,9 +96,8 @@ def _look_at_pairs(rows: datasets.Dataset, name: str) -> None:
 
 def _look_at_sizes(rows: datasets.Dataset, side: int, rule: WindowRule) -> None:
     """Warn of defects that are lost on the grid of the logits, `side` cells a side, as they are shown."""
-    few = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), _IMAGES_MEASURED)).astype(int).tolist())
     widths = []
-    for row in few.select_columns(["objects"]):
+    for row in _spread(rows, _IMAGES_MEASURED).select_columns(["objects"]):
         for item, window in zip(row["objects"], object_windows(row["objects"], rule)):
             shown = item["rle"]["size"] if window is None else window.size
             widths.append(mask_width(decode_rle(item["rle"])) * side / max(shown))

@@ -18,8 +18,9 @@ from PIL import Image
 from datasets_builders.coco import is_coco
 from visionsam_hf.cli.candidates import NoPairs
 from visionsam_hf.cli.command_line import COMMANDS, execute
+from visionsam_hf.cli.evaluate import FEW
 from visionsam_hf.cli.options import TuneSettings
-from visionsam_hf.cli.pipeline import run_pipeline
+from visionsam_hf.cli.pipeline import run_pipeline, split_change
 from visionsam_hf.data.dataset_directory import split_names
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import PACKAGED_MODEL
@@ -72,7 +73,7 @@ def run(settings: TuneSettings) -> None:
         changes = {"dpo": {"eval_split": None}}
     run_pipeline(out / "recipe", only=rest, changes=changes)
     _link(out / "model", out / best)
-    few = next((f" (of only {of['objects']} prompts)" for of in table if of["split"] == "test" and of["objects"] < 30), "")
+    few = next((f" (of only {of['objects']} prompts)" for of in table if of["split"] == "test" and of["objects"] < FEW), "")
     print(f"tune: report {out / 'report' / 'report.html'}{few}, model {out / 'model'}, recipe {out / 'recipe'}")
 
 
@@ -170,9 +171,8 @@ def _source(root: Path) -> str:
 def _change(recipe: dict[str, dict[str, Any]], pairs: list[str]) -> None:
     stages = {stage["name"]: stage for stage in recipe["pipeline"]["stages"]}
     for pair in pairs:
-        place, equals, value = pair.partition("=")
-        stage, dot, key = place.partition(".")
-        if not (equals and dot and key and stage in stages):
+        stage, key, value = split_change(pair)
+        if stage not in stages:
             raise UserError(f"--set: '{pair}' is not stage.key=value of a stage ({', '.join(stages)})")
         # Into the YAML that the stage alone has, else beside its name.
         values = recipe[stage] if stage in recipe else stages[stage].setdefault("set", {})
@@ -241,7 +241,8 @@ def _say_plan(recipe: Mapping[str, Mapping[str, Any]], model: str) -> None:
     # One window a prompt, at most; the photographs themselves where they are shown whole.
     encoded = images if recipe["embed"].get("window") == "whole" else sum(objects.values())
     encoding, decoding = _rates(model)
-    ranked = min(objects["train"], 300) + min(objects["validation"], 300)
+    most = recipe["candidates"]["max_prompts"] or max(objects.values())
+    ranked = min(objects["train"], most) + min(objects["validation"], most)
     steps = sum(recipe[name].get("max_steps", _STEPS[name]) for name in _STEPS)
     seconds = (
         encoded * encoding

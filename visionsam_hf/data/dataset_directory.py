@@ -57,6 +57,15 @@ def split_names(name_or_path: str | Path, config: str | None = None) -> list[str
     return sorted(found, key=lambda name: (usual.get(name, len(usual)), name))
 
 
+def split_to_judge_by(name: str, config: str | None = None) -> str:
+    """The held-out split of a data set, else its test split. Raises `UserError` where it has neither."""
+    present = split_names(name, config)
+    for split in ("heldout", "test"):
+        if split in present:
+            return split
+    raise UserError(f"{name}: has no split 'heldout' or 'test' (it has {', '.join(present) or 'none'}); give --split NAME")
+
+
 def load_split(
     name_or_path: str | Path, split: str, *, kind: str, config: str | None = None, streaming: bool = False
 ) -> Dataset | IterableDataset:

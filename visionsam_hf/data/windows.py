@@ -204,6 +204,11 @@ def object_windows(objects: Iterable[dict[str, Any]], rule: WindowRule) -> list[
     return [rule.of_box(item["box"], item["rle"]["size"]) for item in objects]
 
 
+def row_windows(rows: Iterable[dict[str, Any]], rule: WindowRule) -> list[list[Window | None]] | None:
+    """Each segmentation row's windows, for the cache; None where every photograph is shown as a whole, prompted or not."""
+    return None if rule.window == "whole" else [object_windows(row["objects"], rule) for row in rows]
+
+
 def tuned_rule(processor: Any) -> WindowRule | None:
     """The rule that a model was tuned with, which its processor remembers; None of a model that no stage tuned.
 
@@ -218,6 +223,11 @@ def tuned_rule(processor: Any) -> WindowRule | None:
     except ValidationError as error:
         told = error.errors()[0]["msg"]
         raise UserError(f"processor_config.json: 'window' is {remembered!r}: {told}; mend or remove it") from None
+
+
+def rule_of(processor: Any) -> WindowRule:
+    """The rule that a model was tuned with; of one that no stage tuned, the whole photograph."""
+    return tuned_rule(processor) or WindowRule()
 
 
 def remember_rule(processor: Any, rule: WindowRule) -> Any:

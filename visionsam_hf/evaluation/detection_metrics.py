@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from visionsam_hf.data.masks import mask_iou
+from visionsam_hf.data.masks import mask_iou, united
 
 FOUND_IOU = 0.3  # from which on a mask has found its defect
 _LEVELS = 20_000
@@ -126,8 +126,7 @@ class FoundDefects:
             self.good, self.good_marked = self.good + 1, self.good_marked + bool(masks)
             return None
         truth = np.logical_or.reduce(defects)
-        union = np.logical_or.reduce(masks) if masks else np.zeros_like(truth)
-        self.ious.append(mask_iou(union, truth))
+        self.ious.append(mask_iou(united(masks, truth.shape), truth))
         self.dices.append(2 * self.ious[-1] / (1 + self.ious[-1]))
         return self.ious[-1]
 

@@ -7,16 +7,14 @@ from typing import Any
 import numpy as np
 from transformers import SamModel
 
-from visionsam_hf.data.geometry import logits_to_original
-from visionsam_hf.data.masks import mask_iou
+from visionsam_hf.data.masks import mask_iou, united
 from visionsam_hf.evaluation.detection_metrics import FoundDefects, detection_figures, pixel_figures, roc_points
 from visionsam_hf.evaluation.metrics import exact_mean
 from visionsam_hf.inference.finders.finder import Finder
 from visionsam_hf.inference.finders.finder_files import OutsideMaps
-from visionsam_hf.inference.finders.found_masks import find_masks, united
+from visionsam_hf.inference.finders.found_masks import find_masks
 from visionsam_hf.inference.finders.found_rows import EmbeddedRow, found_maps
-from visionsam_hf.inference.prediction import predict_at
-from visionsam_hf.models.loading import image_side
+from visionsam_hf.inference.prediction import answer_prompts
 
 _BATCH = 8
 
@@ -101,6 +99,7 @@ def boxed_iou(model: SamModel, row: EmbeddedRow) -> float:
     masks, boxes, size = [], row.boxes, row.truth.shape
     for start in range(0, len(boxes), _BATCH):
         part = boxes[start : start + _BATCH]
-        logits, _ = predict_at(model, row.embedding, part, np.zeros((len(part), 2, 2), np.float32), size, "box")
-        masks += list((logits_to_original(logits[:, :1], size, image_side(model))[:, 0] > 0).cpu().numpy())
+        points, whole = np.zeros((len(part), 2, 2), np.float32), [None] * len(part)
+        answers, _ = answer_prompts(model, lambda _: row.embedding, part, points, size, "box", whole, tokens=1)
+        masks += list(answers[:, 0])
     return mask_iou(united(masks, size), np.logical_or.reduce(row.defects))

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visionsam_hf.data.errors import decoding
+from visionsam_hf.data.masks import mask_width
 from visionsam_hf.evaluation.metrics import COUNTS, METRICS, mask_window, metric_values
 from visionsam_hf.inference import TOKENS
 
@@ -148,13 +149,7 @@ def defect_size(truth: np.ndarray) -> float:
 
 def defect_thickness(truth: np.ndarray) -> float:
     """The width of a (H, W) mask where it is thickest, as a share of the image's longer side; 0 if empty."""
-    window = mask_window(truth)
-    if window is None:
-        return 0.0
-    inside = np.pad(truth[window], 1).astype(np.uint8)
-    # The distance from a pixel's centre to the nearest centre outside: 1 for a line one pixel wide.
-    depth = float(cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
-    return (2 * depth - 1) / max(truth.shape)
+    return mask_width(truth) / max(truth.shape)
 
 
 def defect_contrast(grey: np.ndarray, truth: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from transformers import SamModel, SamProcessor
 from visionsam_hf.data.dataset_directory import load_split, split_names
 from visionsam_hf.data.masks import decode_mask, decode_rle, mask_iou
 from visionsam_hf.data.overlays import PREDICTION
-from visionsam_hf.data.windows import WindowRule, tuned_rule
+from visionsam_hf.data.windows import rule_of
 from visionsam_hf.evaluation.report.galleries import RANKED, thumbnail
 from visionsam_hf.evaluation.report.plotting import INK, MUTED, SERIES
 from visionsam_hf.evaluation.result_files import curve, read_log
@@ -70,7 +70,7 @@ def _example(row: dict[str, Any], kind: str) -> Example:
 def with_prediction(example: Example, title: str, model: SamModel, processor: SamProcessor) -> Example:
     """The example with a model's single mask for its box."""
     boxes, size = np.array([example.box], np.float32), (example.image.height, example.image.width)
-    window = (tuned_rule(processor) or WindowRule()).of_box(example.box, size)
+    window = rule_of(processor).of_box(example.box, size)
     look = look_at(model, processor, example.image)
     masks, _ = answer_prompts(model, look, boxes, np.zeros((1, 2, 2), np.float32), size, "box", [window], tokens=1)
     mask = masks[0, 0]

@@ -13,7 +13,7 @@ from visionsam_hf.data.geometry import masks_to_original, to_square
 from visionsam_hf.data.windows import Window, WindowRule, window_key
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.embeddings.decoding import decode_image, image_hash
-from visionsam_hf.inference.prediction import encode_image
+from visionsam_hf.inference.prediction import look_at
 from visionsam_hf.models.loading import image_side
 
 _KEPT = 64
@@ -79,5 +79,4 @@ class ClickAnswerer:
         key = window_key(image_hash(stored), window)
         if self._cache is not None and key in self._cache:
             return self._cache[key]
-        image = decode_image(stored)
-        return encode_image(self._model, self._processor, image if window is None else image.crop(window.corners))
+        return look_at(self._model, self._processor, decode_image(stored))(window)

@@ -15,7 +15,7 @@ from transformers import SamModel, SamProcessor
 from visionsam_hf.data.geometry import masks_to_original, to_square
 from visionsam_hf.data.masks import decode_rle
 from visionsam_hf.data.prompts import interior_point, negative_point
-from visionsam_hf.data.windows import Window, WindowRule, tuned_rule, window_key
+from visionsam_hf.data.windows import Window, WindowRule, rule_of, window_key
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.embeddings.decoding import decode_image
 from visionsam_hf.inference import TOKENS
@@ -77,7 +77,7 @@ def iterate_predictions(
         One `PromptResult` an object.
     """
 
-    rule = rule or tuned_rule(processor) or WindowRule()
+    rule = rule or rule_of(processor)
 
     def windows(objects: Sequence[dict]) -> list[Window | None]:
         boxes, size = object_boxes(objects), objects[0]["rle"]["size"]

@@ -29,7 +29,7 @@ from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.geometry import logits_to_original
 from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_box, mask_iou, pairwise_iou
 from visionsam_hf.data.prompts import jitter_box
-from visionsam_hf.data.windows import Window, WindowRule, object_windows, tuned_rule
+from visionsam_hf.data.windows import Window, WindowRule, object_windows, rule_of
 from visionsam_hf.embeddings.cache import EmbeddingCache
 from visionsam_hf.embeddings.decoding import decode_image, image_hash
 from visionsam_hf.inference.baselines import BASELINES, shows_line
@@ -149,7 +149,7 @@ def generate_candidates(
     """
     _check_sources(sources)
     foreign = [(source, name) for source in sources for name in _FOREIGN.get(source, ())]
-    rule, done = rule or tuned_rule(processor) or WindowRule(), 0
+    rule, done = rule or rule_of(processor), 0
     windows = functools.partial(object_windows, rule=rule)
     for index, row, look in iterate_embeddings(model, processor, dataset, windows, cache=cache):
         # Without a caller who comes back for them they go with their image.

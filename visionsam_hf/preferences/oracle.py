@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from visionsam_hf.data.critiques import Label, loop_mask
-from visionsam_hf.data.masks import encode_rle, mask_iou
+from visionsam_hf.data.masks import encode_rle
 from visionsam_hf.preferences.preference_rows import candidate_masks, pair_ious, preference_row
 from visionsam_hf.preferences.ranking_statistics import Tally
 from visionsam_hf.preferences.rankings import Annotation, identical_groups, rank_scores, reverse
-from visionsam_hf.preferences.rubric import CRITERIA, TIE, USABLE, criteria_table, worths
+from visionsam_hf.preferences.rubric import CRITERIA, TIE, USABLE, rate_masks, worths
 
 _PURPOSE, _CIRCLES = 0x04AC1E, 0xC12C1E
 # What is smaller than this share of the true mask nobody circles, nor what fills less than half of the loop round it.
@@ -180,7 +180,7 @@ def oracle_row(
         A row of `schema.preference_features`, or None when the rankings tie from top to bottom (no mask is usable, say).
     """
     masks = candidate_masks(row)
-    criteria, ious = criteria_table(masks, truth), [mask_iou(mask, truth) for mask in masks]
+    criteria, ious = rate_masks(masks, truth)
     groups = identical_groups(np.stack(masks))
     annotations = [
         annotate(criteria, ious, groups, annotator=number, task=task, seed=seed, noise=noise, flip_rate=flip_rate)
@@ -201,5 +201,5 @@ def oracle_row(
             correction=None if mended is None else encode_rle(mended),
         )
     preference, verdict = preference_row(row, annotations, criteria=criteria)
-    tally.add(annotations, verdict, row["candidates"], pair_ious(masks, truth, preference, verdict))
+    tally.add(annotations, verdict, row["candidates"], pair_ious(ious, truth, preference, verdict))
     return preference

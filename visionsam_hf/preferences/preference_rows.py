@@ -14,7 +14,7 @@ from visionsam_hf.data.errors import decoding
 from visionsam_hf.data.masks import decode_mask, decode_rle, encode_mask, mask_iou
 from visionsam_hf.preferences.ranking_statistics import Answer, Tally
 from visionsam_hf.preferences.rankings import Annotation, Verdict, aggregate
-from visionsam_hf.preferences.rubric import CRITERIA, criteria_table
+from visionsam_hf.preferences.rubric import CRITERIA, rate_masks
 
 
 def preference_row(
@@ -81,13 +81,18 @@ def _candidate(
 
 
 def pair_ious(
-    masks: Sequence[np.ndarray], truth: np.ndarray, preference: Mapping[str, Any] | None, verdict: Verdict
+    ious: Sequence[float], truth: np.ndarray, preference: Mapping[str, Any] | None, verdict: Verdict
 ) -> list[float]:
-    """IoU with the truth of the candidates; where somebody mended the best one, of what came of it."""
-    ious = [mask_iou(mask, truth) for mask in masks]
+    """The candidates' IoU with the truth; where somebody mended the best one, that of what came of it."""
+    ious = list(ious)
     if preference is not None and verdict.mended:
         ious[verdict.order[0]] = mask_iou(decode_mask(preference["chosen"]), truth)
     return ious
+
+
+def told_ious(chosen: float, rejected: float, share_worse: float) -> str:
+    """What pairs teach, in words: mean IoU of both masks, and the share whose chosen mask has the lower one."""
+    return f"IoU {chosen:.3f} chosen and {rejected:.3f} rejected, {share_worse:.0%} the wrong way round"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +110,7 @@ class PairQuality:
         return self.share_worse_chosen > 0.25 or self.chosen_iou <= self.rejected_iou
 
     def __str__(self) -> str:
-        wrong = f"{self.share_worse_chosen:.0%} the wrong way round"
-        return f"{self.pairs} pairs, IoU {self.chosen_iou:.3f} chosen and {self.rejected_iou:.3f} rejected, {wrong}"
+        return f"{self.pairs} pairs, {told_ious(self.chosen_iou, self.rejected_iou, self.share_worse_chosen)}"
 
 
 def pair_quality(rows: Iterable[Mapping[str, Any]]) -> PairQuality | None:
@@ -150,11 +154,12 @@ class Exporter:
                 self._counts["too_few_votes"] += 1
                 continue
             masks, truth = candidate_masks(row), truth_of(row)
-            criteria = None if truth is None else criteria_table(masks, truth)
+            criteria, ious = (None, None) if truth is None else rate_masks(masks, truth)
             preference, verdict = preference_row(
                 row, [_annotation(item) for item in ranked], criteria=criteria, deciding=self._kind
             )
-            ious = None if truth is None else pair_ious(masks, truth, preference, verdict)
+            if ious is not None:
+                ious = pair_ious(ious, truth, preference, verdict)
             self._tally.add([_annotation(item) for item in deciding], verdict, row["candidates"], ious)
             if preference is None:
                 continue

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from visionsam_hf.data.masks import mask_iou
+
 RUBRIC_VERSION = "2"
 CRITERIA = ("coverage", "boundary", "over_under", "noise")
 # Worths closer than this are a tie: no annotator would see the difference.
@@ -123,6 +125,11 @@ def _boundary_agreement(prediction: np.ndarray, truth: np.ndarray, tolerances: l
 def criteria_table(masks: Sequence[np.ndarray], truth: np.ndarray) -> np.ndarray:
     """The (K, 4) criteria of K candidate masks, columns in the order of `CRITERIA`."""
     return np.array([rate_mask(mask, truth).values() for mask in masks])
+
+
+def rate_masks(masks: Sequence[np.ndarray], truth: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """(K, 4) `criteria_table` of masks (H, W), and the IoU of each with the truth: what `worths` goes by."""
+    return criteria_table(masks, truth), [mask_iou(mask, truth) for mask in masks]
 
 
 def worths(criteria: np.ndarray, ious: Sequence[float]) -> np.ndarray:

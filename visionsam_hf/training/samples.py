@@ -241,10 +241,10 @@ class PreferenceSamples(Dataset):
         self.rankings, self.regions = rankings, regions
         columns = ["box", "chosen", "rejected", "truth", "candidates"]
         self.masks = rows.select_columns(columns + [name for name in ("regions",) if name in rows.column_names])
-        self.windows: list[Window | None] = [
-            rule.of_box(row["box"], row["candidates"][0]["rle"]["size"])
-            for row in rows.select_columns(["box", "candidates"])
-        ]
+        self.windows: list[Window | None] = [None] * len(rows)
+        if rule.window != "whole":
+            prompted = rows.select_columns(["box", "candidates"])
+            self.windows = [rule.of_box(row["box"], row["candidates"][0]["rle"]["size"]) for row in prompted]
         self.index = [row for row in range(len(self.masks)) if self._differ(row)]
         self.dropped = len(self.masks) - len(self.index)
         if not self.index:

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from transformers import SamModel
 
-from visionsam_hf.data.geometry import logits_to_original
-from visionsam_hf.data.masks import mask_iou
+from visionsam_hf.data.masks import mask_iou, united
 from visionsam_hf.data.prompts import PROMPT_KINDS
 from visionsam_hf.inference.finders.map_prompts import PromptPlan, Region, find_regions, region_prompt
-from visionsam_hf.inference.prediction import predict_at
-from visionsam_hf.models.loading import image_side
+from visionsam_hf.inference.prediction import answer_prompts
 
 _SAME_IOU, _WITHIN = 0.5, 0.8  # two masks are one defect above this IoU, or where so much of the smaller lies in the other
 _LEVELS, _REGIONS, _SHARES = (0.35, 0.5, 0.7), (1, 2, 3), (0.0, 0.25, 0.4)
@@ -48,12 +46,12 @@ def segment_regions(
         return []
     prompts = [region_prompt(region, kind) for region in regions]
     boxes, points = (np.stack(part) for part in zip(*prompts))
-    logits, scores = predict_at(model, embedding, boxes, points, found.shape, kind)
-    masks = (logits_to_original(logits[:, :1], found.shape, image_side(model))[:, 0] > 0).cpu().numpy()
+    whole = [None] * len(prompts)
+    masks, scores = answer_prompts(model, lambda _: embedding, boxes, points, found.shape, kind, whole, tokens=1)
     peak = regions[0].peak
     return [
         FoundMask(mask, float(score), float(found[mask].mean() / peak) if mask.any() else 0.0, kind, region)
-        for mask, score, region in zip(masks, scores[:, 0].float().cpu(), regions)
+        for mask, score, region in zip(masks[:, 0], scores[:, 0], regions)
     ]
 
 
@@ -113,8 +111,3 @@ def choose_plan(
         return PromptPlan(), 0.0
     best = int(total.argmax())
     return replace(plans[best]), float(total[best] / count)
-
-
-def united(masks: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
-    """(H, W) bool: what any of the masks covers."""
-    return np.logical_or.reduce(masks) if masks else np.zeros(shape, bool)

@@ -11,11 +11,12 @@ from transformers import SamModel, SamProcessor
 
 from visionsam_hf.data.geometry import mask_to_target
 from visionsam_hf.data.masks import decode_mask, decode_rle
-from visionsam_hf.embeddings.cache import EmbeddingCache, decode_image
+from visionsam_hf.embeddings.cache import EmbeddingCache
+from visionsam_hf.embeddings.decoding import decode_image
 from visionsam_hf.inference.finders.cell_head import Cells
 from visionsam_hf.inference.finders.finder import Finder, map_score, map_to_original
 from visionsam_hf.inference.finders.finder_files import OutsideMaps
-from visionsam_hf.inference.prediction import encode_image
+from visionsam_hf.inference.prediction import encode_image, object_boxes
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class EmbeddedRow:
     @property
     def boxes(self) -> np.ndarray:
         """(N, 4) float32."""
-        return np.array([item["box"] for item in self.row["objects"]], np.float32).reshape(-1, 4)
+        return object_boxes(self.row["objects"]).reshape(-1, 4)
 
 
 def embedded_rows(
