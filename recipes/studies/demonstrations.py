@@ -42,7 +42,7 @@ class DemonstrationStudy:
         UserError: unknown or wrong training settings, or fewer than two classes with masks.
     """
 
-    untrained = {**UNTRAINED, "Otsu": "otsu"}
+    untrained = UNTRAINED
 
     def __init__(self, settings: StudySettings, build: Callable[[str, Mapping[str, Any]], None]) -> None:
         self.settings = settings

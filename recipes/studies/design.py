@@ -11,7 +11,7 @@ from visionsam_hf.preferences.oracle import Habits
 
 SAM, SFT = "SAM", "SFT-SAM"
 # Systems that no seed changes, one result a fold, and the baseline that answers for each.
-UNTRAINED = {SAM: "", "Fill the box": "fill_box", "GrabCut": "grabcut"}
+UNTRAINED = {SAM: "", "Fill the box": "fill_box", "GrabCut": "grabcut", "Otsu": "otsu"}
 # What SFT learns from in a study of demonstrations; with no real mask, painted ones alone.
 REAL, PAINTED = "real alone", "painted, then real"
 # Keys of an objective that are not settings of `SamDPOConfig`.

@@ -53,7 +53,7 @@ def study(tmp_path):
         for name, rounds in runs.items():
             write_result(cells[cell][name], rounds)
     plain = np.full((3, 4), np.nan)
-    folds = {"x": {name: result_path(tmp_path, "x", name, "0" * 32) for name in ("SAM", "Fill the box", "GrabCut")}}
+    folds = {"x": {name: result_path(tmp_path, "x", name, "0" * 32) for name in ("SAM", "Fill the box", "GrabCut", "Otsu")}}
     for name, path in folds["x"].items():
         write_result(path, [record([0.1, 0.1, 0.1], scores=SCORES if name == "SAM" else plain)])
     return Results(cells, folds), settings

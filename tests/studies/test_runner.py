@@ -74,7 +74,7 @@ def test_a_study_goes_on_where_it_stopped(config, tmp_path, capsys, encoded):
     assert "16 systems in 4 cells, 1 folds; 19 results to make" in printed
     evidence = json.loads((tmp_path / "out/evidence.json").read_text())
     for split in ("heldout", "test", "ranked"):
-        assert list(evidence["objectives"][split]) == ["SAM", "Fill the box", "GrabCut", "SFT-SAM", *OBJECTIVES]
+        assert list(evidence["objectives"][split]) == ["SAM", "Fill the box", "GrabCut", "Otsu", "SFT-SAM", *OBJECTIVES]
     entry = evidence["objectives"]["heldout"]["region"]
     rankings = entry["cost"]["rankings"]
     assert [one["cost"]["rankings"] for one in entry["rounds"]] == pytest.approx([rankings / 2, rankings])
