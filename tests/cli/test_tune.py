@@ -5,6 +5,8 @@ import re
 
 import pytest
 import yaml
+from PIL import Image
+from studies.moving_picture import draw_method
 from thin_cracks import write_cracks
 
 from visionsam_hf.cli.command_line import main
@@ -39,6 +41,9 @@ def test_from_a_folder_to_a_report(folder, model_dir, tmp_path, capsys):
         assert read_record(out / name)["results"]["window"].startswith("zoom")
         found = read_record(out / name)["results"].get("validation")
         assert found is None or found["kept"] == "start" or found["iou_after"] >= found["iou_before"]
+    draw_method(out, tmp_path / "method.gif")
+    with Image.open(tmp_path / "method.gif") as animation:
+        assert animation.n_frames == 4  # of the one category: the box, three masks, their ranking, before and after
     assert tune("--model", model_dir, *_SHORT) == 0
     printed = capsys.readouterr().out
     assert printed.count("done before, skipped") == len(yaml.safe_load((out / "recipe" / "pipeline.yaml").read_text())["stages"])
@@ -108,4 +113,4 @@ def test_the_source_follows_from_the_folder(folder, tmp_path):
 @pytest.mark.parametrize("pair", ["sft", "sft.x", "nothing.lr=1"])
 def test_a_wrong_set_is_one_line(folder, model_dir, pair, capsys):
     assert tune("--model", model_dir, "--set", pair) == 2
-    assert "is not stage.key=value of a stage" in capsys.readouterr().err
+    assert "is not stage.key=value" in capsys.readouterr().err

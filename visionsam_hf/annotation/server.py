@@ -1,7 +1,7 @@
 """The annotation page's server: a few JSON endpoints, three pictures a task, and the static page."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,6 +119,19 @@ class Clicks(Nothing):
     clicks: list[Click] = Field(max_length=50)
 
 
+def read_static() -> dict[str, bytes]:
+    """Pages, scripts and styles by name."""
+    static = Path(__file__).parent / "static"
+    return {file.name: file.read_bytes() for file in static.iterdir() if file.suffix in _MEDIA_TYPES}
+
+
+def static_response(name: str, files: Mapping[str, bytes]) -> Response:
+    """One of them, or 404."""
+    if name not in files:
+        raise HTTPException(404, "no such file")
+    return Response(files[name], media_type=_MEDIA_TYPES[Path(name).suffix], headers={"cache-control": "no-cache"})
+
+
 async def _service(request: Request) -> Service:
     return request.app.state.service
 
@@ -167,10 +180,7 @@ def index(served: Served) -> Response:
 @router.get("/static/{name}")
 def static_file(name: str, served: Served) -> Response:
     """Scripts, styles and the icon."""
-    if name not in served.static_files:
-        raise HTTPException(404, "no such file")
-    media_type = _MEDIA_TYPES[Path(name).suffix]
-    return Response(served.static_files[name], media_type=media_type, headers={"cache-control": "no-cache"})
+    return static_response(name, served.static_files)
 
 
 @router.post("/api/session")
@@ -299,9 +309,7 @@ def make_app(
         rubric: "full" asks for marks of each mask in calibration and audits, "quick" never does.
         answer_clicks: lets the page mend masks; None, and it ranks only.
     """
-    static = Path(__file__).parent / "static"
-    files = {file.name: file.read_bytes() for file in static.iterdir() if file.suffix in _MEDIA_TYPES}
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="visionsam annotate")
-    app.state.service = Service(store, images, secret, rubric, answer_clicks, files)
+    app.state.service = Service(store, images, secret, rubric, answer_clicks, read_static())
     app.include_router(router)
     return AccessMiddleware(app, hosts=hosts)

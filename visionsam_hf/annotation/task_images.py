@@ -91,25 +91,25 @@ def view_window(size: tuple[int, int], box: Any, masks: np.ndarray) -> tuple[int
 
 def photo_png(image: TaskImage) -> bytes:
     """The photograph as RGB PNG, without the original file's metadata."""
-    return _png(image.photo)
+    return as_png(image.photo)
 
 
 def masks_png(image: TaskImage, order: list[int]) -> bytes:
     """Panes 1, 2, 3 as red, green and blue, 255 inside the mask."""
-    return _png(np.stack([image.masks[place] for place in order], -1).astype(np.uint8) * 255)
+    return as_png(np.stack([image.masks[place] for place in order], -1).astype(np.uint8) * 255)
 
 
 def mask_png(image: TaskImage, mask: np.ndarray) -> bytes:
     """What is shown of an (H, W) bool mask of the original, as a grey PNG, 255 inside."""
     x1, y1, x2, y2 = image.window
-    return _png(mask[y1:y2, x1:x2].astype(np.uint8) * 255)
+    return as_png(mask[y1:y2, x1:x2].astype(np.uint8) * 255)
 
 
 def truth_png(image: TaskImage) -> bytes:
     """The truth as a grey PNG, 255 inside; of an image that has one."""
     if image.truth is None:
         raise ValueError("this image has no truth")
-    return _png(image.truth.astype(np.uint8) * 255)
+    return as_png(image.truth.astype(np.uint8) * 255)
 
 
 def feedback_numbers(image: TaskImage, order: list[int]) -> list[dict[str, float]]:
@@ -122,7 +122,8 @@ def feedback_numbers(image: TaskImage, order: list[int]) -> list[dict[str, float
     ]
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def as_png(pixels: np.ndarray) -> bytes:
+    """Pixels as a PNG that is quick to make."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -85,6 +85,7 @@ COMMANDS = {
     "convert": Command(options.ConvertSettings, "convert:run", words=("source",)),
     "export": Command(options.ExportSettings, "export:run", words=("model",), extra="onnx"),
     "predict": Command(options.PredictSettings, "predict:run"),
+    "demo": Command(options.DemoSettings, "demo:run", words=("image",), config=False, extra="annotate"),
 }
 # setup.cfg's extras that commands need.
 _PACKAGES = {"annotate": ("fastapi", "sqlalchemy", "uvicorn"), "onnx": ("onnx", "onnxscript", "onnxruntime")}

@@ -285,6 +285,15 @@ class PredictSettings(WindowSettings):
 
 
 @dataclass
+class DemoSettings(WindowSettings):
+    """A page on this machine: draw a box on a photograph, see a model's masks."""
+
+    image: str = setting("", "photograph", required=True)
+    model: str = setting("", "model: a directory or a Hub id (default: the best small SAM that is here)", input="model")
+    port: Annotated[int, Field(ge=0, le=65535)] = setting(8713, "port to bind")
+
+
+@dataclass
 class FindSettings(CacheSettings):
     """A finder, which needs no box: where a photograph looks wrong, and whether it is good."""
 

