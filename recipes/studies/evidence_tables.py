@@ -51,7 +51,7 @@ def systems_table(evidence: Evidence) -> str:
             for title, name in called.items()
             if name in systems
         ]
-        parts.append(_table([title_of(split), "IoU", "Dice", "against SAM", "against SFT-SAM"], rows))
+        parts.append(markdown_table([title_of(split), "IoU", "Dice", "against SAM", "against SFT-SAM"], rows))
     return "\n\n".join(parts)
 
 
@@ -64,7 +64,7 @@ def objectives_table(evidence: Evidence) -> str:
             + [f"{entry['cost']['rankings']:.0f}"]
             for name, entry in systems.items()
         ]
-        parts.append(_table([title_of(split), "IoU", *(f"against {other}" for other in others), "rankings"], rows))
+        parts.append(markdown_table([title_of(split), "IoU", *(f"against {other}" for other in others), "rankings"], rows))
     return "\n\n".join(parts)
 
 
@@ -79,7 +79,7 @@ def rounds_table(evidence: Evidence) -> str:
             gains = [gain_words(record["difference"].get(SFT)) for record in rounds]
             rows.append([name, *gains, *[""] * (most - len(gains))])
         if rows:
-            parts.append(_table([title_of(split), *(f"round {number + 1}" for number in range(most))], rows))
+            parts.append(markdown_table([title_of(split), *(f"round {number + 1}" for number in range(most))], rows))
     return "\n\n".join(parts)
 
 
@@ -94,7 +94,7 @@ def seeds_table(evidence: Evidence) -> str:
             names = list(found) or names
             rows.append([title_of(split), *(_points(value) for value in found.values())])
         if len(names) > 1 or place == "by_seed":
-            parts.append(_table([f"gain by {title}", *names], rows))
+            parts.append(markdown_table([f"gain by {title}", *names], rows))
     return "\n\n".join(parts)
 
 
@@ -113,7 +113,7 @@ def candidates_table(evidence: Evidence) -> str:
         if found := first.get("candidates"):
             pairs = f"{found['pairs']:.0f} of {first['cost']['rankings']:.0f}"
             rows.append([name, pairs, *(_number(found[key]) for key in columns)])
-    return _table(["objective", "pairs of rankings", *columns.values()], rows) if rows else ""
+    return markdown_table(["objective", "pairs of rankings", *columns.values()], rows) if rows else ""
 
 
 def confidence_table(evidence: Evidence) -> str:
@@ -128,7 +128,7 @@ def confidence_table(evidence: Evidence) -> str:
             for name, entry in systems.items()
             if entry
         ]
-        parts.append(_table([title_of(split), *header, "IoU, token 0", "IoU, best of three"], rows))
+        parts.append(markdown_table([title_of(split), *header, "IoU, token 0", "IoU, best of three"], rows))
     return "\n\n".join(parts)
 
 
@@ -144,7 +144,7 @@ def budget_table(evidence: Evidence) -> str:
         ]
         rows.sort(key=lambda row: int(row[0]))
         header = [f"images with masks, {title_of(split)}", "system", "rankings", "minutes", "IoU", "against SFT-SAM"]
-        parts.append(_table(header, rows))
+        parts.append(markdown_table(header, rows))
     return "\n\n".join(parts)
 
 
@@ -157,14 +157,14 @@ def flips_table(evidence: Evidence) -> str:
         for name, points in systems.items():
             gains = {point["rate"]: gain_words(point["difference"]) for point in points}
             rows.append([name, *(gains.get(rate, "") for rate in rates)])
-        parts.append(_table([title_of(split), *(f"{rate:.0%} flipped" for rate in rates)], rows))
+        parts.append(markdown_table([title_of(split), *(f"{rate:.0%} flipped" for rate in rates)], rows))
     return "\n\n".join(parts)
 
 
 def demonstrations_table(evidence: Evidence) -> str:
     """The mean over the held-out classes at every number of real masks, and what painting adds in IoU points."""
     return "\n\n".join(
-        _table(
+        markdown_table(
             [f"real masks, {title_of(split)}", REAL, PAINTED, "gain"],
             [[point["masks"], _mean(point[REAL]), _mean(point[PAINTED]), gain_words(point["gain"])] for point in points],
         )
@@ -187,7 +187,7 @@ def classes_table(evidence: Evidence) -> str:
         rows = [[name, *map(_number, entry["by_fold"].values()), _mean(entry)] for name, entry in systems.items()]
         prompts = first[REAL]["prompts"]
         rows.append(["*prompts*", *prompts.values(), sum(prompts.values())])
-        parts.append(_table([title_of(split), *prompts, "mean"], rows))
+        parts.append(markdown_table([title_of(split), *prompts, "mean"], rows))
     return "\n\n".join(parts)
 
 
@@ -213,6 +213,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of a page."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
