@@ -132,6 +132,11 @@ def test_bad_input_is_one_line(made, tmp_path, capsys):
     assert "maps" in refused(capsys, *all_defective[:-4], "--finder", "maps", "--output_dir", tmp_path / "none")
 
 
+def test_a_configuration_of_a_directory_is_refused(made, tmp_path, capsys):
+    words = ["--model_name_or_path", made / "model", "--dataset", made / "data", "--output_dir", tmp_path / "none"]
+    assert "dataset_config: is 'small'" in refused(capsys, "find", *words, "--dataset_config", "small")
+
+
 def test_a_finder_is_published_like_a_model(made, tmp_path, capsys):
     assert find(made, tmp_path / "finder", finder="bank") == 0
     capsys.readouterr()

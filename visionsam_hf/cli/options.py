@@ -292,6 +292,7 @@ class FindSettings(CacheSettings):
         "", "SAM whose encoder it rests on, and whose masks choose the prompts", required=True, input="model"
     )
     dataset: str = setting("", "segmentation data set with good images too", required=True, input=True)
+    dataset_config: str | None = setting(None, "configuration of a Hub data set that has several, as in TRL")
     finder: Literal["bank", "head", "both", "maps"] = setting(
         "both", "bank: from good photographs alone; head: from masks; both; maps: those of another system"
     )
