@@ -179,11 +179,12 @@ class ReportSettings:
         {}, "name -> directories of evaluate, one a split (several of one split: seeds)", input=True
     )
     directories: list[str] = setting(
-        [], "DIR ...: directories of evaluate, instead of systems; systems are named by what made their models", input=True
+        [], "DIR ...: directories of evaluate, instead of systems, which are then named by what made their models", input=True
     )
     output_dir: str = setting(
         "", "where report.html and report.json go; may hold the other stages (default: 'report' beside the directories)"
     )
+    finders: list[str] = setting([], "directories of evaluate --finder, beside systems", input=True)
     title: str = setting("Defect segmentation report", "the page's heading")
     training: dict[str, str] = setting({}, "label -> directory of sft or dpo, for the loss curves", input=True)
     candidates: str = setting("", "candidate set directory", input=True)
