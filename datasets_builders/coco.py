@@ -14,20 +14,27 @@ from visionsam_hf.data.errors import UserError
 
 @dataclass(frozen=True)
 class CocoObject:
-    """An annotation: its class name and its segmentation as the file has it, decoded."""
+    """An annotation: its class name and its segmentation as the file has it, decoded; the score of a predicted one."""
 
     defect: str
     segmentation: Any
+    score: float | None = None
 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An entry of the `images` list with its annotations."""
+    """An entry of the `images` list with its annotations; `model` is what the file's `info` says that it was predicted by."""
 
     file_name: str
     width: int
     height: int
     objects: tuple[CocoObject, ...]
+    model: str = ""
+
+    @property
+    def lowest_score(self) -> float | None:
+        """Of its predicted annotations; None where people drew them all."""
+        return min((item.score for item in self.objects if item.score is not None), default=None)
 
 
 def is_coco(path: Path) -> bool:
@@ -63,10 +70,14 @@ def read_coco(path: Path) -> tuple[list[CocoImage], list[str]]:
         lists[key] = value
     if not lists["annotations"]:
         raise UserError(f"{path}: the list of annotations is empty; download it again, or pass --on_error skip")
-    return _join(path, lists["images"], lists["annotations"], lists["categories"])
+    info = content.get("info")
+    model = str(info.get("model", "")) if isinstance(info, dict) else ""
+    return _join(path, lists["images"], lists["annotations"], lists["categories"], model)
 
 
-def _join(path: Path, images: list[dict], annotations: list[dict], categories: list[dict]) -> tuple[list, list[str]]:
+def _join(
+    path: Path, images: list[dict], annotations: list[dict], categories: list[dict], model: str
+) -> tuple[list, list[str]]:
     problems: list[str] = []
     names = {_key(item.get("id")): str(item.get("name")) for item in categories}
     objects: dict[str, list[CocoObject]] = {}
@@ -93,8 +104,9 @@ def _join(path: Path, images: list[dict], annotations: list[dict], categories: l
         elif category not in names:
             problems.append(f"{where} has the unknown category {category}; add it to 'categories'")
         else:
-            objects[key].append(CocoObject(names[category], _decoded(item.get("segmentation"))))
-    return [CocoImage(*sizes[key], tuple(objects[key])) for key in sizes], problems
+            score = float(item["score"]) if _is_number(item.get("score")) else None
+            objects[key].append(CocoObject(names[category], _decoded(item.get("segmentation")), score))
+    return [CocoImage(*sizes[key], tuple(objects[key]), model) for key in sizes], problems
 
 
 def _decoded(value: Any) -> Any:

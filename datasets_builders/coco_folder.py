@@ -41,6 +41,7 @@ class CocoFolderConfig(PlannedConfig):
         heldout_categories: categories that go to `heldout`, whole.
         validation, test: shares of the images that no file assigns to a split by its name.
         keep_good: keep images without an annotation (`defective` False, no objects).
+        min_score: of predicted annotations; an image that has one with a lower score is left out. 0 keeps all.
     """
 
     annotations: list[str] = field(default_factory=list)
@@ -49,6 +50,7 @@ class CocoFolderConfig(PlannedConfig):
     validation: float = 0.1
     test: float = 0.2
     keep_good: bool = False
+    min_score: float = 0.0
 
     def source_manifest(self) -> str:
         """By content of every COCO file, by name, size and time of every image."""
@@ -107,6 +109,11 @@ class CocoFolder(PlannedBuilder):
                     message = f"{listing}: '{entry.file_name}' has no annotation; --keep_good true keeps it"
                     problems.append(Remark("skipped", entry.file_name, message))
                     continue
+                score = entry.lowest_score
+                if config.min_score and score is not None and score < config.min_score:
+                    message = f"{listing}: '{entry.file_name}' has a mask of score {score:.2f}, below min_score"
+                    problems.append(Remark("skipped", entry.file_name, message))
+                    continue
                 try:
                     record = _record(found.path(entry.file_name, listing), entry, listing, config)
                     if record.image_id in records:
@@ -137,9 +144,13 @@ class CocoFolder(PlannedBuilder):
         if entry.objects and not objects:
             message = "none of its annotations is a mask (boxes alone?); export masks or polygons, or pass --on_error skip"
             raise UserError(f"{record.listing}: image '{entry.file_name}': {message}")
-        row = photograph.row(
-            mask, objects, image_id=record.image_id, source=self.config.root().name, category=record.category
-        )
+        source = self.config.root().name
+        if (score := entry.lowest_score) is not None:
+            told = f"predicted by {entry.model or 'a model'}"
+            source = f"{source} ({told})"
+            count = sum(item.score is not None for item in entry.objects)
+            remarks.append(Remark("predicted", record.image_id, f"{told}, score {score:.2f} or more", count))
+        row = photograph.row(mask, objects, image_id=record.image_id, source=source, category=record.category)
         return row, remarks
 
 

@@ -98,10 +98,11 @@ class Remark:
     """Something to count in the card.
 
     Attributes:
-        kind: "stopped", "skipped" (the image is not in the data set), "changed" (its pixels), "dropped" (regions).
+        kind: "stopped", "skipped" (the image is not in the data set), "changed" (its pixels), "dropped" (regions),
+            "predicted" (masks that nobody drew).
         image: the image's id.
         message: one line.
-        count: of regions for "dropped", else 1.
+        count: of regions for "dropped", of masks for "predicted", else 1.
     """
 
     kind: str

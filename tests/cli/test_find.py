@@ -69,6 +69,27 @@ def test_a_finder_is_trained_evaluated_and_used(finder, made, tmp_path, capsys):
     assert len(coco["images"]) == 2 and len(coco["annotations"]) == answer["masks"]
 
 
+def test_the_report_shows_what_was_found_and_missed(made, tmp_path, capsys):
+    """Of a finder with masks and of maps alone, without any evaluation on boxes; and damage is one line."""
+    assert find(made, tmp_path / "finder", finder="bank") == 0
+    assert evaluate(made, tmp_path / "found", tmp_path / "finder") == 0
+    assert evaluate(made, tmp_path / "maps", f"maps:{made / 'maps'}") == 0
+    cases = json.loads((tmp_path / "found" / "detection.json").read_text())["cases"]
+    defective = [case["score"] for case in cases if case["defective"]]
+    assert defective == sorted(defective, reverse=True) and len(cases) == 5 + 2
+    for case in cases:
+        assert case["outcome"] in (("found", "missed") if case["defective"] else ("false alarm", "rightly good"))
+        assert all((tmp_path / "found" / path).is_file() for path in case["pictures"].values())
+    assert run("report", tmp_path / "found", tmp_path / "maps", "--output_dir", tmp_path / "report") == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Without a box" in page and "ROC of the images" in page and "The systems" not in page
+    assert page.count("data:image/jpeg") == 7 * 3 + 7 * 2
+    told = json.loads((tmp_path / "report" / "report.json").read_text())["finders"]
+    assert [of["masks"]["good"] if "masks" in of else None for of in told.values()] == [2, None]
+    next((tmp_path / "found" / "cases").iterdir()).unlink()
+    assert "is damaged" in refused(capsys, "report", tmp_path / "found", "--output_dir", tmp_path / "again")
+
+
 def test_without_a_split_the_test_split_is_judged_by(made, tmp_path):
     words = ["--model_name_or_path", made / "model", "--dataset", made / "data", "--finder", f"maps:{made / 'maps'}"]
     assert run("evaluate", *words, "--output_dir", tmp_path / "eval") == 0
@@ -130,6 +151,11 @@ def test_bad_input_is_one_line(made, tmp_path, capsys):
     assert "is 9 x 3 pixels" in refused(capsys, *asked, f"maps:{wrong}")
     assert "no such folder of maps" in refused(capsys, *asked, f"maps:{tmp_path / 'nowhere'}")
     assert "maps" in refused(capsys, *all_defective[:-4], "--finder", "maps", "--output_dir", tmp_path / "none")
+
+
+def test_a_configuration_of_a_directory_is_refused(made, tmp_path, capsys):
+    words = ["--model_name_or_path", made / "model", "--dataset", made / "data", "--output_dir", tmp_path / "none"]
+    assert "dataset_config: is 'small'" in refused(capsys, "find", *words, "--dataset_config", "small")
 
 
 def test_a_finder_is_published_like_a_model(made, tmp_path, capsys):

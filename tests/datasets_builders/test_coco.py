@@ -174,3 +174,22 @@ def test_what_predict_writes_builds_again_without_loss(tmp_path, model_dir):
         assert [(item["defect"], item["area"]) for item in objects] == [(one["category"], one["area"]) for one in wanted]
         for item, one in zip(objects, wanted, strict=True):
             np.testing.assert_array_equal(decode_rle(item["rle"]), np.asarray(Image.open(tmp_path / "out" / one["mask"])))
+    assert {row["source"] for row in rows.values()} == {f"photos (predicted by {model_dir.name})"}
+    card = (tmp_path / "data" / "README.md").read_text()
+    count = sum(1 for line in predicted if line["area"])
+    assert f"{count} masks predicted by a model, not drawn" in card and "machine-generated" in card
+
+
+def test_unsure_predictions_are_no_labels(tmp_path):
+    """One unsure mask makes a photograph useless: what else it shows, nobody knows. Drawn masks have no score."""
+    for name, score in (("sure.png", 0.9), ("unsure.png", 0.7), ("drawn.png", None)):
+        image(tmp_path / "root" / name)
+        given = {} if score is None else {"score": score}
+        listing = coco(tmp_path / "root" / f"{name}.json", [name], **given)
+        content = json.loads(listing.read_text())
+        content["annotations"].append(content["annotations"][0] | {"id": 7} | ({"score": 0.95} if given else {}))
+        listing.write_text(json.dumps(content | {"info": {"model": "sft"}}))
+    builder, rows = all_train(tmp_path / "root", tmp_path, min_score=0.8)
+    assert {row["image_id"]: row["source"] for row in rows} == {"sure": "root (predicted by sft)", "drawn": "root"}
+    told = {(remark.kind, remark.image, remark.count) for remark in builder.remarks()}
+    assert told == {("predicted", "sure", 2), ("skipped", "unsure.png", 1)}

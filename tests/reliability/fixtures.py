@@ -9,7 +9,8 @@ from tests.reliability.tiny_project import Project, make_project
 WARM = (
     "cv2", "matplotlib.pyplot", "jinja2", "peft", "sqlalchemy", "datasets_builders", "visionsam_hf.preferences.preference_rows",
     "visionsam_hf.data.curation", "visionsam_hf.evaluation.report.page", "visionsam_hf.data.inspection",
-    "visionsam_hf.training.dpo_trainer", "visionsam_hf.training.sft_trainer",
+    "visionsam_hf.training.dpo_trainer", "visionsam_hf.training.sft_trainer", "visionsam_hf.cli.find", "visionsam_hf.cli.predict",
+    "visionsam_hf.cli.evaluate",
 )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_a_full_disk_is_one_line_and_the_repeat_succeeds(stage, project, mountab
             shutil.copytree(kept, disk, dirs_exist_ok=True)
             code = cli.main(command)
             assert list(strays(disk)) == []
-            assert "result/stage.json" in snapshot(disk / "out")
+            assert snapshot(disk / "out").keys() & {"result/stage.json", "result/coco.json"}
             return code
 
         repeated = fork(with_space, log=tmp_path / "log")

@@ -1,8 +1,8 @@
 """SIGTERM, Ctrl-C, a second run, clocks that jump, workers that die, NaN in a batch."""
 
-import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
@@ -100,14 +100,21 @@ def test_a_second_run_is_refused_with_the_first_ones_number(project, tmp_path):
     assert (tmp_path / "second").read_text() and list(strays(out)) == []
 
 
-def test_runs_that_start_together_end_with_one_result(project, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [("evaluate", "metrics.json"), ("find", "model.safetensors"), ("predict --finder", "verdicts.csv")],
+)
+def test_runs_that_start_together_end_with_one_result(stage, file, project, tmp_path):
     out = tmp_path / "out"
+    assert run(project.commands(out)[stage], tmp_path).code == 0
+    wanted = snapshot(out)
+    shutil.rmtree(out)
 
     def both():
         children = []
         for number in range(4):
             if (child := os.fork()) == 0:
-                os._exit(fork(lambda: cli.main(project.commands(out)["evaluate"]), log=tmp_path / f"log{number}").code)
+                os._exit(fork(lambda: cli.main(project.commands(out)[stage]), log=tmp_path / f"log{number}").code)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         assert set(codes) <= {0, 2} and 0 in codes, codes
@@ -115,7 +122,7 @@ def test_runs_that_start_together_end_with_one_result(project, tmp_path):
 
     ending = fork(both, log=tmp_path / "log")
     assert ending.code == 0, ending.text + (tmp_path / "log0").read_text()
-    assert json.loads((out / "result" / "metrics.json").read_text())["n"] > 0 and list(strays(out)) == []
+    assert (out / "result" / file).is_file() and snapshot(out) == wanted and list(strays(out)) == []
 
 
 def test_a_clock_that_jumps_changes_no_result(project, tmp_path):

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conftest import CATEGORIES, SIDE, segmentation_rows, tiny_config, tiny_processor
+import numpy as np
+from conftest import CATEGORIES, SIDE, photograph, segmentation_rows, tiny_config, tiny_processor
 
 from tests.reliability.forked import fork
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.dataset_directory import write_splits
+from visionsam_hf.data.masks import encode_mask
 from visionsam_hf.data.schema import segmentation_features
 from visionsam_hf.models.initialisation import initialise
 
@@ -21,6 +23,7 @@ from visionsam_hf.models.initialisation import initialise
 _TIMES = {"wall_seconds", "peak_memory_mb", "finished", "seconds", "samples_per_second", "output_dir", "logging_dir"}
 _TIMES |= {"train_runtime", "train_samples_per_second", "train_steps_per_second", "images_per_second", "directory"}
 _TIMES |= {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "prompts_per_second"}
+_TIMES |= {"seconds_fitting", "seconds_choosing"}
 _TIMES |= {"encoded"}  # how many images this run had to encode itself: a repeat finds those of the killed one
 
 
@@ -90,6 +93,14 @@ class Project:
             "annotate oracle": ["annotate", "oracle", "--candidates", self.candidates, *result],
             "dpo": ["dpo", *model, "--dataset", self.preferences, *train, *result],
             "evaluate": ["evaluate", *model, *data, "--split", "heldout", *result],
+            "find": [
+                "find", *model, "--dataset", self.parts, "--folds", "2", "--bank_size", "50", "--eval_split", "null", *result,
+            ],
+            "evaluate --finder": ["evaluate", *model, "--dataset", self.parts, "--finder", self.finder, *result],
+            "predict --finder": [
+                "predict", "--model", self.model, "--image", str(self.root / "folder" / "images"), "--finder", self.finder,
+                "--output", str(out / "result"),
+            ],
             "report": [
                 "report",
                 "--systems",
@@ -102,7 +113,7 @@ class Project:
                 self.preferences,
                 *result,
             ],
-        }
+        }  # fmt: skip
 
 
 def make_project(root: Path) -> Project:
@@ -111,6 +122,8 @@ def make_project(root: Path) -> Project:
     rows = segmentation_rows(8)
     splits = {"train": rows, "validation": rows[:2], "heldout": segmentation_rows(4, seed=1)}
     write_splits(root / "data", splits, segmentation_features(CATEGORIES), card="---\n---\n")
+    parts = rows + [_good(number) for number in range(8)]
+    write_splits(root / "parts", {"train": parts, "test": parts}, segmentation_features(CATEGORIES), card="---\n---\n")
     initialise(tiny_config(SIDE), seed=0).save_pretrained(root / "model")
     tiny_processor().save_pretrained(root / "model")
     for row in rows:
@@ -118,11 +131,18 @@ def make_project(root: Path) -> Project:
             folder = root / "folder" / f"{kind}s" / row["category"]
             folder.mkdir(parents=True, exist_ok=True)
             row[kind].save(folder / f"{row['image_id']}.png")
-    for stage, name in {"candidates": "candidates", "annotate oracle": "preferences", "evaluate": "evaluation"}.items():
+    made = {"candidates": "candidates", "annotate oracle": "preferences", "evaluate": "evaluation", "find": "finder"}
+    for stage, name in made.items():
         with contextlib.redirect_stderr(io.StringIO()):
             assert cli.main(project.commands(root / "made" / name)[stage]) == 0, stage
         (root / "made" / name / "result").rename(root / name)
     return project
+
+
+def _good(number: int) -> dict[str, Any]:
+    nothing = np.zeros((64, 64), bool)
+    row = {"image": photograph(nothing, 500 + number), "mask": encode_mask(nothing), "image_id": f"good-{number}"}
+    return {**row, "source": "test", "category": CATEGORIES[0], "defective": False, "objects": []}
 
 
 def snapshot(directory: Path) -> dict[str, Any]:

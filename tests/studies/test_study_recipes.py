@@ -39,7 +39,9 @@ def test_stages_read_what_earlier_stages_wrote(name):
         settings = stage_settings(recipe, stage, {})
         reads = [getattr(settings, key, None) for key in ("model_name_or_path", "dataset", "candidates", "preferences")]
         reads += [place for of in getattr(settings, "systems", {}).values() for place in of]
-        reads += [*getattr(settings, "training", {}).values(), *getattr(settings, "folds", {}).values()]
+        reads += [*getattr(settings, "training", {}).values(), *getattr(settings, "directories", [])]
+        reads += getattr(settings, "folds", {}).values() if stage["run"] == "evidence" else []
+        reads += [place for place in [getattr(settings, "finder", "")] if stage["run"] == "evaluate" and ":" not in place]
         assert {place for place in reads if place and not pretrained_name(place)} <= written, stage["name"]
         written.add(settings.output_dir)
         used.add(stage.get("config", f"{stage['run'].split()[0]}.yaml"))

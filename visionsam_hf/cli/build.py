@@ -138,7 +138,7 @@ def _card(settings: BuildSettings, remarks: list[Remark], leaks: list[Leak]) -> 
     kept_out = ("output_dir", "num_proc", "title", "license", "data_dir", "background_dir", "curated", "annotations")
     shown = [(f"`{key}`", f"`{value}`") for key, value in as_plain(settings).items() if key not in kept_out]
     sections = {"Licence": _LICENCES[source]} if source in _LICENCES else {}
-    sections["Left out, dropped or changed"] = _remarks_text(remarks)
+    sections["Left out, dropped, changed or predicted"] = _remarks_text(remarks)
     sections["Look-alikes across splits"] = _leaks_text(leaks)
     sections["Settings of the build"] = markdown_table(("setting", "value"), shown)
     # Rendered pixels belong to nobody else.
@@ -149,7 +149,7 @@ def _card(settings: BuildSettings, remarks: list[Remark], leaks: list[Leak]) -> 
         title=settings.title or f"Defect segmentation: {'painted' if painted else source}",
         summary=_SUMMARIES["painted" if painted else source],
         license=license,
-        creators=["machine-generated"] if source == "synthetic" else ["expert-generated"],
+        creators=["machine-generated" if source == "synthetic" or _counted(remarks)["predicted"] else "expert-generated"],
         sections=sections,
     )
 
@@ -175,7 +175,8 @@ def _remarks_text(remarks: list[Remark], shown: int = 50) -> str:
         return "Nothing."
 
     counts = _counted(remarks)
-    words = {"skipped": "images left out", "changed": "images changed", "dropped": "regions dropped", "warned": "warnings"}
+    words = {"skipped": "images left out", "changed": "images changed", "dropped": "regions dropped", "warned": "warnings",
+             "predicted": "masks predicted by a model, not drawn"}  # fmt: skip
     summary = ", ".join(f"{counts[kind]:,} {words.get(kind, kind)}" for kind in sorted(counts))
     table = markdown_table(
         ("what", "image", "why"), [(remark.kind, remark.image, _without_folder(remark)) for remark in remarks[:shown]]

@@ -87,6 +87,7 @@ class CocoSettings(BuildSettings):
     validation: float = setting(0.1, "share for validation, of images that no file called val or test assigns")
     test: float = setting(0.2, "share for test, likewise")
     keep_good: bool = setting(False, "keep images without an annotation, as good ones")
+    min_score: float = setting(0.0, "leave out images with a predicted mask (predict's coco.json) of a lower score; 0: none")
 
 
 @dataclass

@@ -27,8 +27,9 @@ _CHOOSING = 40  # defective images that the plan is chosen on
 def run(settings: FindSettings) -> None:
     """Write the finder's directory: config, weights, card."""
     with stage_run("find", settings) as stage:
-        train = _chosen(load_split(settings.dataset, settings.train_split, kind="segmentation"), settings)
-        held = load_split(settings.dataset, settings.eval_split, kind="segmentation") if settings.eval_split else None
+        wanted: dict[str, Any] = {"kind": "segmentation", "config": settings.dataset_config}
+        train = _chosen(load_split(settings.dataset, settings.train_split, **wanted), settings)
+        held = load_split(settings.dataset, settings.eval_split, **wanted) if settings.eval_split else None
         defective = np.array(train["defective"])
         check_counts(settings.finder, int((~defective).sum()), int(defective.sum()))
         model = to_best_device(load_model(settings.model_name_or_path))

@@ -179,11 +179,12 @@ class ReportSettings:
         {}, "name -> directories of evaluate, one a split (several of one split: seeds)", input=True
     )
     directories: list[str] = setting(
-        [], "DIR ...: directories of evaluate, instead of systems; systems are named by what made their models", input=True
+        [], "DIR ...: directories of evaluate, instead of systems, which are then named by what made their models", input=True
     )
     output_dir: str = setting(
         "", "where report.html and report.json go; may hold the other stages (default: 'report' beside the directories)"
     )
+    finders: list[str] = setting([], "directories of evaluate --finder, beside systems", input=True)
     title: str = setting("Defect segmentation report", "the page's heading")
     training: dict[str, str] = setting({}, "label -> directory of sft or dpo, for the loss curves", input=True)
     candidates: str = setting("", "candidate set directory", input=True)
@@ -301,6 +302,7 @@ class FindSettings(CacheSettings):
         "", "SAM whose encoder it rests on, and whose masks choose the prompts", required=True, input="model"
     )
     dataset: str = setting("", "segmentation data set with good images too", required=True, input=True)
+    dataset_config: str | None = setting(None, "configuration of a Hub data set that has several, as in TRL")
     finder: Literal["bank", "head", "both", "maps"] = setting(
         "both", "bank: from good photographs alone; head: from masks; both; maps: those of another system"
     )

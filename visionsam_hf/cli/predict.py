@@ -119,7 +119,7 @@ def _write_one(segmenter: _Segmenter, asked: Asked, categories: dict[str, int], 
     """One prompt on one photograph: its four masks under short names."""
     prompt, image = asked.prompts[0][0], read_image(asked.path)
     found = segmenter.four(prompt, image)
-    with PredictionWriter(directory, categories, short_names=True) as writer:
+    with PredictionWriter(directory, categories, model=segmenter.settings.model, short_names=True) as writer:
         writer.add(asked, np.asarray(image), found[:1])
     for name, candidate in zip(_CANDIDATES, found[1:]):
         encode_mask(candidate.mask).save(directory / f"{name}.png")
@@ -137,7 +137,7 @@ def _write_many(
     segmenter: _Segmenter, asked: list[Asked], categories: dict[str, int], directory: Path
 ) -> dict[str, Any]:
     interval = 0.2 if sys.stderr.isatty() else 30
-    with PredictionWriter(directory, categories) as writer:
+    with PredictionWriter(directory, categories, model=segmenter.settings.model) as writer:
         for entry in tqdm(asked, desc="predict", unit="image", mininterval=interval):
             image = read_image(entry.path)
             writer.add(entry, np.asarray(image), segmenter.segment([prompt for prompt, _ in entry.prompts], image))

@@ -47,7 +47,8 @@ def run_found(settings: PredictSettings, read: Callable[[Path], Image]) -> None:
     encoder, config = ImageEncoder(model), finder.to(model.device).config
     started, defective = time.perf_counter(), 0
     with replaced_directory(Path(settings.output)) as directory:
-        with PredictionWriter(directory, {CATEGORY: 1}) as writer, (directory / VERDICTS).open("w", newline="") as file:
+        writing = PredictionWriter(directory, {CATEGORY: 1}, model=settings.model)
+        with writing as writer, (directory / VERDICTS).open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(_COLUMNS)
             for entry in tqdm(asked, desc="predict", unit="image", mininterval=0.2 if sys.stderr.isatty() else 30):

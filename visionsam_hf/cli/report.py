@@ -5,14 +5,18 @@ import json
 from visionsam_hf.cli.options import ReportSettings
 from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.evaluation.report.page import Sources, make_report
-from visionsam_hf.evaluation.result_files import name_systems
+from visionsam_hf.evaluation.result_files import is_detection, name_systems
 
 
 def run(settings: ReportSettings) -> None:
     """Make the report; parts that were not given are left out, and the page says so."""
     with stage_run("report", settings, into_existing=True) as stage:
-        systems = settings.systems or name_systems(settings.directories)
-        sources = Sources(systems, settings.training, settings.candidates, settings.preferences, settings.dataset)
+        prompted = [directory for directory in settings.directories if not is_detection(directory)]
+        systems = settings.systems or name_systems(prompted)
+        finders = [directory for directory in settings.directories + settings.finders if is_detection(directory)]
+        sources = Sources(
+            systems, settings.training, settings.candidates, settings.preferences, settings.dataset, finders
+        )
         report = make_report(sources, title=settings.title, seed=settings.seed)
         text = json.dumps(report.found, indent=2, allow_nan=False)
         (stage.directory / "report.json").write_text(text + "\n", encoding="utf-8")

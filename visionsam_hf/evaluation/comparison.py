@@ -44,7 +44,7 @@ def system_roles(systems: Systems) -> dict[str, str | None]:
 def headline_split(systems: Systems) -> str:
     """The split that answers the question: held-out categories, else test, else whatever the first system has."""
     present = [split for results in systems.values() for split in results]
-    return next((split for split in ("heldout", "test") if split in present), present[0])
+    return next((split for split in ("heldout", "test") if split in present), next(iter(present), ""))
 
 
 def reference_system(systems: Systems, roles: Mapping[str, str | None], split: str) -> str | None:

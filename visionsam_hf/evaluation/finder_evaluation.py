@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,26 @@ from visionsam_hf.inference.prediction import answer_prompts
 _BATCH = 8
 
 
+@dataclass(frozen=True)
+class Detection:
+    """What was found on a split.
+
+    Attributes:
+        figures: for `detection.json`. table: a row an image, in the split's order.
+        maps, truths, marked: (H, W) of each image: float32, bool, and the bool union of its masks (None without a finder).
+    """
+
+    figures: dict[str, Any]
+    table: list[dict[str, Any]]
+    maps: list[np.ndarray]
+    truths: list[np.ndarray]
+    marked: list[np.ndarray | None]
+
+
 def evaluate_finder(
     source: Finder | OutsideMaps, model: SamModel, rows: Iterable[EmbeddedRow], names: list[str], finder: Finder | None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Everything that `detection.json` says, and a row an image.
+) -> Detection:
+    """Measure maps, and with a finder its masks.
 
     Args:
         source: makes the maps.
@@ -30,7 +47,11 @@ def evaluate_finder(
         rows: of the split, good ones too. names: of the categories.
         finder: its threshold and plan turn maps into masks; None measures the maps alone.
     """
-    maps, truths, table, counted = [], [], [], FoundDefects()
+    table: list[dict[str, Any]] = []
+    maps: list[np.ndarray] = []
+    truths: list[np.ndarray] = []
+    marked: list[np.ndarray | None] = []
+    counted = FoundDefects()
     units = finder.config.units.get("maps", (0.0, 1.0)) if finder is not None else (0.0, 1.0)
     for row in rows:
         found = found_maps(source, row, units)
@@ -49,6 +70,7 @@ def evaluate_finder(
             }  # fmt: skip
         maps.append(found.whole)
         truths.append(row.truth)
+        marked.append(united([one.mask for one in kept], row.truth.shape) if finder is not None else None)
         table.append(entry)
     figures = {"images": len(table), **_detection(maps, truths, table)}
     if finder is not None:
@@ -57,7 +79,7 @@ def evaluate_finder(
         found_iou = counted.figures()["iou"]
         share = found_iou / boxed if boxed else None
         figures["masks"] = {**counted.figures(), "iou_with_boxes": boxed, "share_of_boxes": share}
-    return figures, table
+    return Detection(figures, table, maps, truths, marked)
 
 
 def _detection(maps: list[np.ndarray], truths: list[np.ndarray], table: list[dict[str, Any]]) -> dict[str, Any]:

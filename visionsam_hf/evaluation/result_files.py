@@ -117,6 +117,28 @@ def read_run(directory: str | Path) -> Run:
     return Run(directory, metrics)
 
 
+DETECTION = "detection.json"
+
+
+def is_detection(directory: str | Path) -> bool:
+    """Whether `evaluate --finder` wrote a directory."""
+    return (Path(directory) / DETECTION).is_file()
+
+
+def read_detection(directory: str | Path) -> dict[str, Any]:
+    """What `evaluate --finder` found, with the pictures of its cases as bytes; damage is a `UserError`."""
+    file = Path(directory) / DETECTION
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        found["finder"], found["split"], found["image"]["auroc"], found["pixel"]["aupro"], found["roc"]
+        for case in found["cases"]:
+            case["pictures"] = {name: (file.parent / Path(path).parts[-2] / Path(path).name).read_bytes()
+                                for name, path in case["pictures"].items()}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{file}: is damaged ({error}); run 'visionsam evaluate --finder' again") from None
+    return found
+
+
 # The ways to come by a model, as the paper calls them -> the trainings that it went through.
 ROLES = {"SAM": set(), "SFT-SAM": {"sft"}, "VisionSAM": {"sft", "dpo"}, "RLHF-SAM": {"dpo"}}
 

@@ -26,6 +26,7 @@ from visionsam_hf.data.errors import UserError, writing
 from visionsam_hf.data.files import written_directory
 from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_box
 from visionsam_hf.data.overlays import PREDICTION, Overlay, draw
+from visionsam_hf.data.records import looks_local
 
 CATEGORY = "defect"  # of a prompt that names none
 _KEYS = {"image", "box", "point", "category"}
@@ -238,9 +239,13 @@ class PredictionWriter:
         directory: takes the files.
         categories: name to id, as in the COCO file that the prompts came from.
         short_names: for one mask of one photograph: `mask.png` and `overlay.png`.
+        model: whose masks they are; its name, not its path, goes into the COCO file.
     """
 
-    def __init__(self, directory: Path, categories: Mapping[str, int], *, short_names: bool = False) -> None:
+    def __init__(
+        self, directory: Path, categories: Mapping[str, int], *, model: str, short_names: bool = False
+    ) -> None:
+        self.model = Path(model).name if looks_local(model) else model
         self.directory, self.categories, self.short_names = directory, dict(categories), short_names
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
@@ -317,7 +322,7 @@ class PredictionWriter:
 
     def _write_coco(self) -> None:
         coco = {
-            "info": {"description": "Masks predicted by visionsam_hf"},
+            "info": {"description": "Masks predicted by visionsam_hf", "model": self.model},
             "images": self.images,
             "annotations": self.annotations,
             "categories": [{"id": identifier, "name": name} for name, identifier in self.categories.items()],

@@ -35,13 +35,14 @@ def all_charts(
     entries = {name: report["systems"][name]["splits"][report["split"]] for name in shown}
     paper = {name: report["systems"][name]["paper"] or {} for name in shown}
     return {
-        "headline": _headline(entries, paper) + _differences(entries),
+        "headline": _headline(entries, paper) + _differences(entries) if shown else [],
         "outcomes": _outcomes(entries),
         "training": _training(logs, shown),
         "categories": _categories(entries),
         "appearance": _appearance(entries),
         "calibration": _calibration(entries),
         "cases": _cases(entries),
+        "finders": [plotting.roc_panel("ROC of the images", report["finders"])] if report["finders"] else [],
     }
 
 

@@ -1,5 +1,6 @@
 """The report's rows of pictures, each chosen by a rule that stands above it."""
 
+import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -285,6 +286,24 @@ def _spread(rows: Sequence[dict[str, Any]], values: Sequence[float]) -> list[tup
                 picked.append((rows[place], values[place]))
                 break
     return picked
+
+
+def detection_gallery(cases: Iterable[Mapping[str, Any]]) -> list[PictureRow]:
+    """Photograph with the true outline, map, and masks, for the cases that `evaluate --finder` drew."""
+    gallery = []
+    for case in cases:
+        is_what = case["outcome"] or ("defective" if case["defective"] else "good")
+        reached = "" if case.get("iou") is None else f", IoU {case['iou']:.2f}"
+        cells = [
+            Cell(
+                "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii"),
+                f"{name.capitalize()} of {case['image_id']}, {is_what}.",
+                name.capitalize(),
+            )
+            for name, content in case["pictures"].items()
+        ]
+        gallery.append(PictureRow(f"{is_what.capitalize()}: score {case['score']:.1f}{reached}", case["image_id"], cells))
+    return gallery
 
 
 def preference_gallery(directory: str) -> list[PictureRow]:

@@ -29,7 +29,14 @@ from visionsam_hf.evaluation.per_sample import TITLES
 from visionsam_hf.evaluation.report import charts, galleries
 from visionsam_hf.evaluation.report.galleries import PictureRow
 from visionsam_hf.evaluation.report.plotting import signed
-from visionsam_hf.evaluation.result_files import curve, dataset_table, read_log, read_systems, stage_record
+from visionsam_hf.evaluation.result_files import (
+    curve,
+    dataset_table,
+    read_detection,
+    read_log,
+    read_systems,
+    stage_record,
+)
 from visionsam_hf.inference import BASELINE_PREFIX
 
 RESAMPLES = 2000
@@ -46,6 +53,7 @@ class Sources:
         systems: name to directories of evaluate: one a split, or several a split for several seeds.
         training: label to a training's directory.
         candidates, preferences, dataset: of those stages.
+        finders: directories of `evaluate --finder`.
     """
 
     systems: Mapping[str, Sequence[str]]
@@ -53,6 +61,7 @@ class Sources:
     candidates: str = ""
     preferences: str = ""
     dataset: str = ""
+    finders: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +98,8 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> Report:
         "dataset": data,
         "stages": _stages(sources),
     }
+    found["finders"] = {directory: read_detection(directory) for directory in sources.finders}
+    found_cases = {name: galleries.detection_gallery(of.pop("cases")) for name, of in found["finders"].items()}
     pictures = _pictures(sources, systems, roles, split, left_out, seed)
     found["left_out"] = left_out
     found = _finite(found)
@@ -99,7 +110,8 @@ def make_report(sources: Sources, *, title: str, seed: int = 0) -> Report:
         shown=shown,
         case_system=case_system,
         prompts=sorted({str(entries[name]["splits"][split]["prompt"]) for name in shown}),
-        best=max(shown, key=lambda name: entries[name]["iou"]),
+        best=max(shown, key=lambda name: entries[name]["iou"], default=None),
+        found_cases=found_cases,
         reference=reference,
         several_seeds=any(len(entries[name]["seeds"]) > 1 for name in shown),
         split_words=charts.split_words(split),
@@ -172,6 +184,7 @@ def _stages(sources: Sources) -> list[dict[str, Any]]:
     named = [("Data set", sources.dataset)]
     named += [(f"Training of {label}", directory) for label, directory in sources.training.items()]
     named += [("Candidates", sources.candidates), ("Preferences", sources.preferences)]
+    named += [("Evaluation without boxes", directory) for directory in sources.finders]
     for name, directories in sources.systems.items():
         named += [(f"Evaluation of {name}", directory) for directory in directories]
     stages = []
@@ -203,7 +216,7 @@ def _pictures(
         "candidates": galleries.candidate_gallery(sources.candidates) if sources.candidates else [],
         "preferences": galleries.preference_gallery(sources.preferences) if sources.preferences else [],
     }
-    if not found["stages"] and not found["cases"]:
+    if systems and not found["stages"] and not found["cases"]:
         left_out.append("The photographs are not in a directory here, so the systems' masks are not shown on them.")
     return found
 
@@ -237,6 +250,8 @@ def _picture(uri: str) -> np.ndarray:
 def _verdict(report: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
     """What the numbers say, in sentences that follow from them by rule."""
     entries = report["systems"]
+    if not shown:
+        return []
     learnt_nothing = [
         name for name in shown if entries[name]["splits"][report["split"]]["model"].startswith(BASELINE_PREFIX)
     ]

@@ -308,6 +308,23 @@ def size_panel(title: str, series: Sequence[Sequence[Sequence[float]]]) -> Panel
     return draw(title, paint, told=told, height=2.9, width=5.0)
 
 
+def roc_panel(title: str, finders: Mapping[str, Mapping[str, Any]]) -> Panel:
+    """The ROC of each finder's image scores; chance lies on the diagonal."""
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+        for index, of in enumerate(finders.values()):
+            if of["roc"]:
+                axes.plot(*np.array(of["roc"]).T, color=SERIES[index % len(SERIES)], clip_on=False)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("good images that are called defective")
+        axes.set_ylabel("defective images that are found")
+
+    told = "; ".join(f"{name}: AUROC {of['image']['auroc'] or 0:.3f}" for name, of in finders.items())
+    return draw(title, paint, told=told, height=3.2, width=3.6)
+
+
 def calibration_panel(title: str, bins: Sequence[Mapping[str, float]], style: int) -> Panel:
     """Predicted against reached IoU; a system that can be trusted lies on the diagonal."""
 

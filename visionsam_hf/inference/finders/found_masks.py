@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import SamModel
 
-from visionsam_hf.data.masks import mask_iou, united
+from visionsam_hf.data.masks import mask_box, mask_iou, united
 from visionsam_hf.data.prompts import PROMPT_KINDS
 from visionsam_hf.inference.finders.map_prompts import PromptPlan, Region, find_regions, region_prompt
 from visionsam_hf.inference.prediction import answer_prompts
@@ -36,7 +36,9 @@ class FoundMask:
 def segment_regions(
     model: SamModel, embedding: torch.Tensor, found: np.ndarray, regions: Sequence[Region], kind: str
 ) -> list[FoundMask]:
-    """The single mask of each region.
+    """The single mask of each region: the answer to a box round the answer to the region's prompt.
+
+    A region's box is as coarse as the encoder's cells; the first mask's box fits better.
 
     Args:
         embedding: (C, h, w) of the photograph. found: its (H, W) map.
@@ -47,7 +49,9 @@ def segment_regions(
     prompts = [region_prompt(region, kind) for region in regions]
     boxes, points = (np.stack(part) for part in zip(*prompts))
     whole = [None] * len(prompts)
-    masks, scores = answer_prompts(model, lambda _: embedding, boxes, points, found.shape, kind, whole, tokens=1)
+    masks, _ = answer_prompts(model, lambda _: embedding, boxes, points, found.shape, kind, whole, tokens=1)
+    boxes = np.array([mask_box(mask) if mask.any() else box for mask, box in zip(masks[:, 0], boxes)], np.float32)
+    masks, scores = answer_prompts(model, lambda _: embedding, boxes, points, found.shape, "box", whole, tokens=1)
     peak = regions[0].peak
     return [
         FoundMask(mask, float(score), float(found[mask].mean() / peak) if mask.any() else 0.0, kind, region)
