@@ -19,7 +19,7 @@ from tests.annotation.test_page import chromium, until, visit  # noqa: F401
 from tests.annotation.test_page import pytestmark as needs_browser
 from tests.world_candidates import write_world_candidates
 from visionsam_hf.annotation.agreement_page import render
-from visionsam_hf.preferences.ranking_statistics import Answer, Task, describe
+from visionsam_hf.preferences.store_statistics import Answer, Task, describe
 
 
 @pytest.fixture
