@@ -1,9 +1,6 @@
 """Rounds of candidates while people rank: who sees whose masks, and what is left when server or trainer are killed."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,6 +15,7 @@ from sqlalchemy import select
 
 from tests.annotation.browser import Client, ranking_event
 from tests.annotation.fixtures import free_port, make_store, own_secret  # noqa: F401
+from tests.annotation.processes import Server
 from tests.annotation.test_store import person, say
 from tests.candidate_sets import write_candidate_set
 from visionsam_hf.annotation import archive
@@ -104,6 +102,10 @@ def test_a_set_about_other_photographs_or_one_that_changed_is_refused(make_store
         propose(store.engine, other, model="new", candidates=name, rankings=1)
     assert [one.number for one in load_rounds(store.engine)] == [0], "nothing of it is taken in"
     propose(store.engine, load_candidates(name), model="new", candidates=name, rankings=1)
+    (tmp_path / "newer").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="is not what round 1 proposed"):
+        rows["train"][0]
+    (tmp_path / "moved").rename(tmp_path / "newer")
     (tmp_path / "newer" / "data" / "more").write_text("more")
     with pytest.raises(UserError, match="is not what round 1 proposed"):
         rows["train"][0]
@@ -152,32 +154,6 @@ def test_what_cannot_train_is_one_line_before_the_page_is_there(make_store, tmp_
         start(candidates)
 
 
-class Page:
-    """The command in a process of its own; what it said lies in `said`."""
-
-    def __init__(self, tmp_path, port, *words):
-        self._command = [sys.executable, "-m", "visionsam_hf", "annotate", "serve", "--port", str(port), *words]
-        self.said = tmp_path / "said.txt"
-
-    def start(self):
-        with self.said.open("a") as file:
-            self.process = subprocess.Popen(self._command, stdout=file, stderr=subprocess.STDOUT)
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def commands(self, word):
-        """The processes that it started, of the command `word`."""
-        with_word = []
-        for one in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                with_word += [one] * (word in one.cmdline())
-            except psutil.Error:
-                pass  # gone since
-        return with_word
-
-
 def until(condition, seconds=600):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -186,24 +162,12 @@ def until(condition, seconds=600):
     return found
 
 
-def client_of(address, token):
-    """A client, when the server answers."""
-
-    def attempt():
-        try:
-            return Client(address, token)
-        except OSError:
-            return None
-
-    return until(attempt)
-
-
 def test_rounds_come_though_trainer_and_server_are_killed_and_no_answer_is_lost(tmp_path, free_port, monkeypatch):
     candidates, _ = made_candidates(tmp_path, monkeypatch)
-    store, address = str(tmp_path / "store.sqlite"), f"http://127.0.0.1:{free_port}"
+    store = str(tmp_path / "store.sqlite")
     token = add_user(open_engine(store, create=True), read_secret(), "ann")
-    words = ["--candidates", candidates, "--store", store, "--overlap", "1", "--model", "visionsam-tiny"]
-    page = Page(tmp_path, free_port, *words, "--online", "--online_every", "2")
+    options = dict(candidates=candidates, store=store, overlap=1, model="visionsam-tiny", online=True, online_every=2)
+    page = Server(tmp_path / "said.txt", free_port, **options)
     corrected = {}
 
     def rank(client, count):
@@ -218,19 +182,18 @@ def test_rounds_come_though_trainer_and_server_are_killed_and_no_answer_is_lost(
 
     page.start()
     try:
-        rank(client_of(address, token), 2)
+        rank(page.client(token), 2)
         until(lambda: page.commands("dpo"))[0].kill()
-        line = until(lambda: [line for line in page.said.read_text().splitlines() if "failed" in line])
+        line = until(lambda: [line for line in page.said.splitlines() if "failed" in line])
         assert len(line) == 1 and line[0].startswith("visionsam: round 1 failed (dpo: killed by signal 9; see ")
-        rank(Client(address, token), 2)
+        rank(Client(page.address, token), 2)
         until(lambda: page.commands("dpo"))
         page.kill()
         page.start()
-        until(lambda: "Round 1: " in page.said.read_text())
-        rank(client_of(address, token), 6)
+        until(lambda: "Round 1: " in page.said)
+        rank(page.client(token), 6)
     finally:
-        page.process.terminate()
-        page.process.wait()
+        page.end()
     engine = open_engine(store)
     assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
     answers = load_answers(engine)

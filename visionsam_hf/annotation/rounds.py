@@ -5,6 +5,7 @@ A task's masks are settled when it first comes into somebody's hands; what its r
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
@@ -70,7 +71,8 @@ def rows_of_rounds(engine: Engine, datasets: Mapping[str, Any], load: Load) -> d
         if number not in opened:
             with reading(engine) as connection:
                 known = connection.execute(select(rounds).where(rounds.c.number == number)).one()
-            if not same_fingerprint(known.fingerprint, fingerprint(known.candidates)):
+            is_there = Path(known.candidates).is_dir()
+            if not (is_there and same_fingerprint(known.fingerprint, fingerprint(known.candidates))):
                 raise UserError(f"{known.candidates}: is not what round {number} proposed; put its directory back")
             opened[number] = load(known.candidates)
         return opened[number]

@@ -45,7 +45,7 @@ def training_online(settings: ServeSettings, engine: Any, rows: Mapping[str, Any
         UserError: nothing says how the candidates were made, their data set is gone or changed, or another server trains.
     """
     proposing = _proposing(settings)
-    root = Path(f"{engine.url.database}.rounds")
+    root = Path(f"{engine.url.database}.rounds").absolute()
     begin_rounds(engine, model=proposing["model_name_or_path"], candidates=settings.candidates)
     with only_run(root / "online.lock", root):
         known = [Path(one.candidates).parent for one in load_rounds(engine)]
