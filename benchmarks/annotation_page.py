@@ -70,7 +70,13 @@ def served(options: Any, directory: Path) -> Iterator[tuple[str, psutil.Process]
     command = [sys.executable, "-m", "visionsam_hf", "annotate", "serve", *told]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield process.stdout.readline().split()[-1], psutil.Process(process.pid)
+            address = process.stdout.readline().split()[-1]
+            while process.poll() is None:
+                # It says its address before it answers there.
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.1)
+            yield address, psutil.Process(process.pid)
         finally:
             process.terminate()
 
