@@ -3,9 +3,6 @@
 import contextlib
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,6 +17,7 @@ from sqlalchemy import select
 
 from tests.annotation.browser import Client, ranking_event
 from tests.annotation.fixtures import free_port, own_secret  # noqa: F401
+from tests.annotation.processes import Server
 from tests.candidate_sets import write_candidate_set
 from visionsam_hf.annotation.access import add_user, read_secret
 from visionsam_hf.annotation.answers import load_answers, rebuild, snapshot
@@ -29,25 +27,6 @@ from visionsam_hf.data.masks import encode_rle
 # VISIONSAM_STRESS=1 runs the size that the documentation reports.
 ANNOTATORS, TASKS, KILLS = (8, 300, 20) if os.environ.get("VISIONSAM_STRESS") else (4, 6, 2)
 OVERLAP = 3
-_SERVE = (
-    "import sys; from visionsam_hf.cli.annotate import ServeSettings, run_serve; "
-    "run_serve(ServeSettings(candidates=sys.argv[1], store=sys.argv[2], port=int(sys.argv[3]), overlap=int(sys.argv[4])))"
-)
-
-
-class Server:
-    """The real server in a process of its own, that can be killed and started again."""
-
-    def __init__(self, *arguments):
-        self._command = [sys.executable, "-c", _SERVE, *map(str, arguments)]
-        self.process = None
-
-    def start(self):
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 def work_through(address, token, deadline, acknowledged, problems, corrected):
@@ -92,14 +71,14 @@ def test_every_acknowledged_answer_survives_sigkill(tmp_path, free_port):
     store = str(tmp_path / "store.sqlite")
     engine, secret = open_engine(store, create=True), read_secret()
     tokens = [add_user(engine, secret, f"annotator {number}") for number in range(ANNOTATORS)]
-    server = Server(candidates, store, free_port, OVERLAP)
+    server = Server(tmp_path / "said.txt", free_port, candidates=candidates, store=store, overlap=OVERLAP)
     server.start()
     deadline = time.monotonic() + 60 + 6 * TASKS + 30 * KILLS
     acknowledged, problems, corrected = [], [], {}
     people = [
         threading.Thread(
             target=work_through,
-            args=(f"http://127.0.0.1:{free_port}", token, deadline, acknowledged, problems, corrected),
+            args=(server.address, token, deadline, acknowledged, problems, corrected),
         )
         for token in tokens
     ]

@@ -13,14 +13,16 @@ pytest.importorskip("fastapi", reason="the extra [annotate] is not installed")
 from sqlalchemy import select
 
 from tests.annotation.browser import Client, ranking_event
-from tests.annotation.fixtures import make_store, own_secret, served  # noqa: F401
+from tests.annotation.fixtures import free_port, make_store, own_secret, served  # noqa: F401
+from tests.annotation.processes import Server
 from tests.annotation.test_page import chromium, rank, until, visit, wait_saved  # noqa: F401
 from tests.annotation.test_page import pytestmark as in_browser
 from tests.annotation.test_store import person
 from tests.candidate_sets import CATEGORIES, write_candidate_set
 from visionsam_hf import SamDPOConfig, SamDPOTrainer
+from visionsam_hf.annotation.access import add_user, read_secret
 from visionsam_hf.annotation.answers import Submission, load_answers, rebuild, snapshot
-from visionsam_hf.annotation.database import assignment, reading
+from visionsam_hf.annotation.database import assignment, open_engine, reading
 from visionsam_hf.cli.annotate import _click_answerer
 from visionsam_hf.cli.annotation_options import ServeSettings
 from visionsam_hf.cli.candidates import load_candidates
@@ -65,6 +67,13 @@ def click(page, x, y, *, keys=()):
     until(page, "window.answered > 0")
 
 
+def small_pane(engine, task, row):
+    """Where the smallest of a task's masks stands."""
+    with reading(engine) as connection:
+        order = connection.scalar(select(assignment.c.order).where(assignment.c.public == task["id"]))
+    return order.index(int(np.argmin([mask.sum() for mask in candidate_masks(row)])))
+
+
 @pytest.fixture
 def at_work(served, visit, tmp_path):
     """A page over one task with visionsam-tiny behind it, its small mask's pane, and the task's row."""
@@ -77,16 +86,40 @@ def at_work(served, visit, tmp_path):
     page = visit(address, token)
     row = datasets["train"][0]
     page.box = row["box"]
-    with reading(served.engine) as connection:
-        order = connection.scalar(select(assignment.c.order).where(assignment.c.public == task["id"]))
-    areas = [mask.sum() for mask in candidate_masks(row)]
-    return page, order.index(int(np.argmin(areas))), row
+    return page, small_pane(served.engine, task, row), row
 
 
 @in_browser[0]
 @in_browser[1]
-def test_three_clicks_raise_the_iou_and_are_saved_exported_and_learnt_from(at_work, served, model, tmp_path):
-    page, pane, row = at_work
+def test_three_clicks_raise_the_iou_outlive_reload_and_sigkill_and_are_learnt_from(visit, free_port, model, tmp_path):
+    candidates, store = write_candidate_set(tmp_path / "c", {"train": 2}), str(tmp_path / "store.sqlite")
+    engine = open_engine(store, create=True)
+    token = add_user(engine, read_secret(), "ann")
+    options = dict(candidates=candidates, store=store, overlap=1, model="visionsam-tiny")
+    server = Server(tmp_path / "said.txt", free_port, **options)
+    server.start()
+    try:
+        mended, row = mend_through_a_kill(server, visit, engine, token, load_candidates(str(candidates)))
+    finally:
+        server.kill()
+    [answer] = load_answers(engine)
+    assert np.array_equal(decode_rle(answer.detail["correction"]), mended)
+    rows = export(engine, load_candidates(str(candidates)), tmp_path / "out")
+    assert [one["chosen_kind"] for one in rows] == ["corrected"]
+    assert np.array_equal(decode_mask(rows[0]["chosen"]), mended)
+    assert len(rows[0]["candidates"]) == 3, "a corrected mask is nobody's candidate"
+    args = SamDPOConfig(output_dir=str(tmp_path / "t"), max_steps=1, logging_steps=1, disable_tqdm=True, use_cpu=True)
+    trainer = SamDPOTrainer(model, args, rows, processing_class=tiny_processor())
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] > 0
+
+
+def mend_through_a_kill(server, visit, engine, token, datasets):
+    """Three clicks, then the server dies, then the ranking: the mask that the new server has, and the task's row."""
+    client = server.client(token)
+    task = client.claim()["tasks"][0]
+    page, row = visit(server.address, token), datasets["train"][0]
+    page.box, pane = row["box"], small_pane(engine, task, row)
     truth, small = truth_of(row), min(candidate_masks(row), key=np.sum)
     page.keyboard.press("m")
     assert "First the number" in page.get_by_test_id("ask").inner_text()
@@ -99,21 +132,20 @@ def test_three_clicks_raise_the_iou_and_are_saved_exported_and_learnt_from(at_wo
         reach = 0.87 * radius
         click(page, x + reach * np.cos(angle) + 0.5, y + reach * np.sin(angle) + 0.5)
     page.keyboard.press("Enter")
+    server.kill()
     rank(page, str((pane + 1) % 3 + 1))
-    wait_saved(page)
+    until(page, "document.querySelector('#saved').textContent === '1 queued'")
+    assert load_answers(engine) == []
+    server.start()
+    server.client(token)
     page.reload()
     page.wait_for_selector("#work:not([hidden])")
-    [answer] = [one for one in load_answers(served.engine) if one.row == 0]
+    wait_saved(page)
+    until(page, "document.querySelector('#progress').textContent.startsWith('1 by you')")
+    [answer] = load_answers(engine)
     mended = decode_rle(answer.detail["correction"])
     assert mask_iou(mended, truth) > mask_iou(small, truth) + 0.02
-    rows = export(served.engine, load_candidates(str(tmp_path / "c"), []), tmp_path / "out")
-    assert [one["chosen_kind"] for one in rows] == ["corrected"]
-    assert np.array_equal(decode_mask(rows[0]["chosen"]), mended)
-    assert len(rows[0]["candidates"]) == 3, "a corrected mask is nobody's candidate"
-    args = SamDPOConfig(output_dir=str(tmp_path / "t"), max_steps=1, logging_steps=1, disable_tqdm=True, use_cpu=True)
-    trainer = SamDPOTrainer(model, args, rows, processing_class=tiny_processor())
-    trainer.train()
-    assert trainer.state.log_history[0]["loss"] > 0
+    return mended, row
 
 
 @in_browser[0]

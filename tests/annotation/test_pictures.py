@@ -19,7 +19,10 @@ from tests.annotation.test_page import chromium, until, visit  # noqa: F401
 from tests.annotation.test_page import pytestmark as needs_browser
 from tests.world_candidates import write_world_candidates
 from visionsam_hf.annotation.agreement_page import render
-from visionsam_hf.preferences.ranking_statistics import Answer, Task, describe
+from visionsam_hf.cli.annotate import _click_answerer
+from visionsam_hf.cli.annotation_options import ServeSettings
+from visionsam_hf.cli.candidates import load_candidates
+from visionsam_hf.preferences.store_statistics import Answer, Task, describe
 
 
 @pytest.fixture
@@ -50,6 +53,48 @@ class TestScreens:
         page.get_by_test_id("help").wait_for()
         page.screenshot(path=album / "keys.png")
 
+    def test_circling_and_mending(self, served, visit, tmp_path, album):
+        candidates = write_world_candidates(tmp_path / "c", 6)
+        datasets = load_candidates(str(candidates))
+        settings = ServeSettings(candidates=str(candidates), model="visionsam-tiny")
+        address, token = served(candidates, overlap=3, answer_clicks=_click_answerer(settings, datasets, None))
+        for name, size in (("", (1280, 720)), ("-narrow", (900, 640))):
+            page = visit(address, token, color_scheme="light", viewport={"width": size[0], "height": size[1]})
+            time.sleep(0.3)
+            page.screenshot(path=album / f"ranking{name}.png")
+            canvas = page.locator(".pane canvas").nth(1).bounding_box()
+            x, y = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
+            page.keyboard.press("d")
+            page.mouse.move(x, y)
+            page.mouse.down()
+            for dx, dy in ((50, 0), (60, 40), (20, 50), (0, 10)):
+                page.mouse.move(x + dx, y + dy)
+            page.screenshot(path=album / f"circling{name}.png")
+            page.mouse.up()
+            page.screenshot(path=album / f"circled{name}.png")
+            for key in ("e", "1", "m"):
+                page.keyboard.press(key)
+            for at, keys in ((0.35, []), (0.65, ["Shift"])):
+                page.evaluate("addEventListener('visionsam:answered', () => { window.answered = true }, { once: true })")
+                for key in keys:
+                    page.keyboard.down(key)
+                canvas = page.locator(".pane.shown canvas").bounding_box()
+                page.mouse.click(canvas["x"] + at * canvas["width"], canvas["y"] + at * canvas["height"])
+                for key in keys:
+                    page.keyboard.up(key)
+                until(page, "window.answered")
+                page.evaluate("window.answered = false")
+            time.sleep(0.3)
+            page.screenshot(path=album / f"mending{name}.png")
+            page.keyboard.press("b")
+            page.mouse.move(canvas["x"] + 0.4 * canvas["width"], canvas["y"] + 0.3 * canvas["height"])
+            page.mouse.down()
+            page.mouse.move(canvas["x"] + 0.5 * canvas["width"], canvas["y"] + 0.35 * canvas["height"], steps=8)
+            page.screenshot(path=album / f"brush{name}.png")
+            page.mouse.up()
+            page.keyboard.press("Enter")
+            page.screenshot(path=album / f"mended{name}.png")
+
     def test_practice(self, served, visit, tmp_path, album):
         candidates = write_world_candidates(tmp_path / "c", 2)
         practice = write_world_candidates(tmp_path / "p", 2, seed=8)
@@ -65,7 +110,7 @@ class TestScreens:
 
     def test_agreement(self, visit, served, chromium, tmp_path, album):
         page = chromium.new_page(viewport={"width": 1180, "height": 1000}, color_scheme="light")
-        page.set_content(example_agreement())
+        page.set_content(example_agreement({0: "outputs/sft", 1: "annotations.sqlite.rounds/round-1-60-4711/model"}))
         page.screenshot(path=album / "agreement.png", full_page=True)
         page.close()
         assert (album / "agreement.png").stat().st_size > 10_000
@@ -81,8 +126,8 @@ def test_the_agreement_page_is_one_file_in_the_page_s_colours_and_the_same_each_
         assert text in plots
 
 
-def example_agreement() -> str:
-    """The agreement page of 4 made-up annotators, one of them careless, on 120 tasks."""
+def example_agreement(models: dict[int, str] | None = None) -> str:
+    """The agreement page of 4 made-up annotators, one of them careless, on 120 tasks; and of rounds, where there are."""
     rng = random.Random(1)
     tasks = {
         number: Task(number, "ranked", "train", number, None, [rng.random() for _ in range(3)]) for number in range(120)
@@ -99,8 +144,8 @@ def example_agreement() -> str:
                 answers.append(
                     Answer(
                         number, "ranked", "train", number, round_, f"annotator-{person + 1}", "human", "ranked",
-                        again, rng.sample(range(3), 3), False, 0.0, json.loads(json.dumps(detail)),
+                        again, rng.sample(range(3), 3), False, 0.0, json.loads(json.dumps(detail)), int(number > 70),
                     )
                 )
-    figures = describe(answers, tasks, truth_rankings=truths)
+    figures = describe(answers, tasks, truth_rankings=truths, models=models)
     return render(figures, candidates="outputs/candidates", overlap=3, when=datetime.datetime(2025, 1, 1, 12))

@@ -28,6 +28,7 @@ from visionsam_hf.annotation.access import (
     revoke_user,
     secret_path,
 )
+from visionsam_hf.annotation.answers import load_answers
 from visionsam_hf.annotation.database import annotator, open_engine, reading
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import encode_rle
@@ -323,6 +324,9 @@ def test_clicks_are_answered_for_the_holder_of_the_task_alone(served, tmp_path):
         CLICK | {"clicks": [{"at": [5, 5], "positive": True}] * 51},
         CLICK | {"clicks": [{"at": [5, 5]}]},
         CLICK | {"row": 1},
+        CLICK | {"box": [1, 1, float("nan"), 20]},
+        CLICK | {"clicks": [{"at": [float("inf"), 5], "positive": True}]},
+        CLICK | {"clicks": [{"at": [5, 5], "positive": True}] * 5_000},
     ],
 )
 def test_clicks_outside_and_boxes_of_nothing_never_reach_the_model(served, tmp_path, body):
@@ -346,6 +350,8 @@ def test_without_a_model_there_is_nothing_to_ask(page):
         {"size": [64, 64], "counts": "é" * 10},
         {"size": [64, 64], "counts": ""},
         {"size": [64, 64], "counts": "0" * 60_001},
+        {"size": [64, 64], "counts": "o" * 59_999},
+        {"size": [64, 64], "counts": "n" * 59_999 + "0"},
         {"size": [64, 64], "counts": encode_rle(np.zeros((64, 64), bool))["counts"]},
         encode_rle(np.ones((32, 64), bool)),
         encode_rle(np.ones((65, 64), bool)),
@@ -362,3 +368,16 @@ def test_a_corrected_mask_that_is_none_is_refused(page, correction):
     skip = {"kind": "skip", "correction": encode_rle(np.ones((64, 64), bool))}
     assert not page.send(ranking_event(task, **skip) | {"ranking": None})["results"][0]["ok"], "nor without a ranking"
     assert page.claim()["progress"]["mine"] == 0
+
+
+def test_nobody_mends_another_s_task(served, tmp_path):
+    store = str(tmp_path / "two.sqlite")
+    engine, secret = open_engine(store, create=True), read_secret()
+    tokens = [add_user(engine, secret, name) for name in ("ann", "bob")]
+    address, _ = served(write_candidate_set(tmp_path / "candidates", {"train": 2}), store=store)
+    ann, bob = (Client(address, token) for token in tokens)
+    event = ranking_event(ann.claim()["tasks"][0], correction=encode_rle(np.ones((64, 64), bool)))
+    refused = {"ok": False, "uuid": event["uuid"], "reason": "no such task in your hands"}
+    assert bob.send(event)["results"] == [refused]
+    assert bob.send(event | {"correction": {"size": [64, 64], "counts": "no code"}})["results"] == [refused]
+    assert load_answers(engine) == []

@@ -131,7 +131,7 @@ def agreement_lines(figures: Mapping[str, Any]) -> list[Line]:
 
 
 def render(figures: Mapping[str, Any], *, candidates: str, overlap: int, when: datetime.datetime) -> str:
-    """The page for `ranking_statistics.describe`'s figures."""
+    """The page for `store_statistics.describe`'s figures."""
     source = resources.files("visionsam_hf.annotation") / "static" / "agreement.html.jinja"
     template = Environment(autoescape=True, trim_blocks=True).from_string(source.read_text(encoding="utf-8"))
     plots = {

@@ -8,13 +8,13 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
-from visionsam_hf.annotation.database import annotator, answer, assignment, events, reading, task, writing
+from visionsam_hf.annotation.database import annotator, answer, assignment, events, proposal, reading, task, writing
 from visionsam_hf.data.critiques import Label, loop_mask
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.masks import decode_rle, encode_rle
-from visionsam_hf.preferences.ranking_statistics import Answer
 from visionsam_hf.preferences.rankings import dense, is_ranking
 from visionsam_hf.preferences.rubric import CRITERIA
+from visionsam_hf.preferences.store_statistics import Answer
 
 PANES = 3
 # Characters of a corrected mask's code: a batch of some fits into one request.
@@ -202,7 +202,8 @@ def load_answers(engine: Engine) -> list[Answer]:
         select(assignment.c.task_id, task.c.kind.label("task_kind"), task.c.split, task.c.row, assignment.c.round)
         .add_columns(annotator.c.name.label("annotator"), annotator.c.kind, answer.c.status, answer.c.ranking)
         .add_columns(assignment.c.order, answer.c.surplus, answer.c.at, answer.c.detail)
-        .select_from(answer.join(assignment).join(task).join(annotator))
+        .add_columns(func.coalesce(proposal.c.round, 0).label("proposed_in"))
+        .select_from(answer.join(assignment).join(task).join(annotator).outerjoin(proposal))
         .order_by(assignment.c.task_id, annotator.c.id, assignment.c.round)
     )
     people = select(annotator.c.name).where(annotator.c.kind == "human").order_by(annotator.c.id)

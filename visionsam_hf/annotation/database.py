@@ -75,6 +75,25 @@ priority = Table(
     Column("place", Integer, primary_key=True, autoincrement=False),
     Column("task_id", ForeignKey("task.id"), nullable=False, unique=True),
 )
+# Candidate sets: 0 is the one that the store was filled with, the others were proposed while people ranked.
+rounds = Table(
+    "round",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("model", String, nullable=False),
+    Column("candidates", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    # What the model learnt from.
+    Column("rankings", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+)
+# Which round a task's candidates are of; none is round 0.
+proposal = Table(
+    "proposal",
+    metadata,
+    Column("task_id", ForeignKey("task.id"), primary_key=True),
+    Column("round", ForeignKey("round.number"), nullable=False),
+)
 annotator = Table(
     "annotator",
     metadata,
@@ -194,7 +213,8 @@ def _prepare_tables(connection: Connection, store: str, create: bool) -> None:
         for statement in triggers:
             connection.execute(text(statement))
     else:
-        priority.create(connection, checkfirst=True)
+        for table in (priority, rounds, proposal):  # which came later
+            table.create(connection, checkfirst=True)
     newest = connection.execute(project.select()).first()
     if newest is not None and newest.version > VERSION:
         raise UserError(f"{store}: was written by a newer version ({newest.version} > {VERSION}); upgrade visionsam_hf")

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Cookie, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from visionsam_hf.annotation.access import AccessMiddleware, find_user
@@ -290,6 +292,11 @@ def _png(content: bytes) -> Response:
     return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600, immutable"})
 
 
+async def _refuse_body(_: Request, error: Any) -> Response:
+    # FastAPI's own answer repeats what was sent, which a NaN among it cannot be.
+    return JSONResponse({"detail": error.errors()[0]["msg"]}, 422)
+
+
 def make_app(
     store: Store,
     images: TaskImages,
@@ -312,4 +319,5 @@ def make_app(
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, title="visionsam annotate")
     app.state.service = Service(store, images, secret, rubric, answer_clicks, read_static())
     app.include_router(router)
+    app.add_exception_handler(RequestValidationError, _refuse_body)
     return AccessMiddleware(app, hosts=hosts)

@@ -28,9 +28,9 @@ from visionsam_hf.data.masks import encode_rle
 from visionsam_hf.data.records import same_fingerprint
 from visionsam_hf.preferences.oracle import Habits, annotate, draw
 from visionsam_hf.preferences.preference_rows import candidate_masks, truth_of
-from visionsam_hf.preferences.ranking_statistics import Task
 from visionsam_hf.preferences.rankings import identical_groups, rank_scores
 from visionsam_hf.preferences.rubric import TIE, rate_masks, worths
+from visionsam_hf.preferences.store_statistics import Task
 from visionsam_hf.preferences.task_order import ordered
 
 CALIBRATION_TASKS = 20
@@ -72,10 +72,10 @@ def import_tasks(
         return
     practice, practice_sets = calibration or ("", {})
     rows = [
-        _task(practice, *row, kind="calibration" if number < CALIBRATION_TASKS else "gold")
+        task_values(practice, *row, kind="calibration" if number < CALIBRATION_TASKS else "gold")
         for number, row in enumerate(_rows(practice_sets))
     ]
-    rows += [_task(name, *row, kind="ranked") for row in _rows(datasets)]
+    rows += [task_values(name, *row, kind="ranked") for row in _rows(datasets)]
     with writing(engine) as connection:
         if connection.scalar(select(project.c.id)) is not None:
             raise UserError("another process is filling this store; start again when it is done")
@@ -123,10 +123,14 @@ def _rows(datasets: Mapping[str, Any]) -> Iterator[tuple[str, int, Mapping[str, 
             yield split, number, row
 
 
-def _task(
+def task_values(
     name: str, split: str, number: int, row: Mapping[str, Any], *, kind: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A row as values of the tables `task` and `candidate`."""
+    """A row of the candidate set `name` as values of the tables `task` and `candidate`.
+
+    Raises:
+        UserError: it has not three candidates, or is to train or test people and has no truth.
+    """
     where = f"{name}: row {number} of split '{split}' ({row['image_id']})"
     if len(row["candidates"]) != PANES:
         raise UserError(f"{where} has {len(row['candidates'])} candidates; the page shows {PANES}")

@@ -1,5 +1,6 @@
 """`visionsam annotate VERB`: the page on which people rank candidates, its store, and what comes of it."""
 
+import contextlib
 import datetime
 import json
 import re
@@ -22,6 +23,7 @@ from visionsam_hf.annotation.access import (
 from visionsam_hf.annotation.agreement_page import render
 from visionsam_hf.annotation.answers import count_undone, load_answers
 from visionsam_hf.annotation.database import open_engine
+from visionsam_hf.annotation.rounds import load_rounds, rows_of_rounds
 from visionsam_hf.annotation.server import make_app
 from visionsam_hf.annotation.store import Store
 from visionsam_hf.annotation.task_images import TaskImages
@@ -34,6 +36,7 @@ from visionsam_hf.cli.annotation_options import (
     UsersSettings,
 )
 from visionsam_hf.cli.candidates import NoPairs, load_candidates, told_pairs
+from visionsam_hf.cli.online import training_online
 from visionsam_hf.cli.stage import stage_run
 from visionsam_hf.data.dataset_directory import write_preferences
 from visionsam_hf.data.errors import UserError
@@ -45,15 +48,13 @@ from visionsam_hf.inference.interactive import ClickAnswerer
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
 from visionsam_hf.preferences.preference_card import human_card
 from visionsam_hf.preferences.preference_rows import Exporter
-from visionsam_hf.preferences.ranking_statistics import describe
+from visionsam_hf.preferences.store_statistics import describe
 
 
 def run_serve(settings: ServeSettings) -> None:
     """Serve the page until interrupted; everything acknowledged is in the store."""
-
-
-    datasets = load_candidates(settings.candidates, [])
-    calibration = load_candidates(settings.calibration, []) if settings.calibration else None
+    datasets = load_candidates(settings.candidates)
+    calibration = load_candidates(settings.calibration) if settings.calibration else None
     secret = read_secret()
     engine = open_engine(settings.store, create=True)
     token = admit(engine, secret, settings.host, settings.store)
@@ -65,12 +66,13 @@ def run_serve(settings: ServeSettings) -> None:
         overlap=settings.overlap,
         calibration=(settings.calibration, calibration) if calibration else None,
     )
-    order_tasks(engine, datasets, settings.order)
+    rows = rows_of_rounds(engine, datasets, load_candidates)
+    order_tasks(engine, rows, settings.order)
     listener = bind(settings.host, settings.port)
     port = listener.getsockname()[1]
     app = make_app(
         Store(engine, gate=settings.gate),
-        TaskImages(datasets, calibration),
+        TaskImages(rows, calibration),
         secret,
         allowed_hosts(settings.host, port, settings.hostnames),
         rubric=settings.rubric,
@@ -81,7 +83,8 @@ def run_serve(settings: ServeSettings) -> None:
     print(f"The annotation page is at {address}{f'#token={token}' if token else ''}", flush=True)
     print(f"Answers go to {_without_password(settings.store)}. Stop with Ctrl+C.", flush=True)
     config = uvicorn.Config(app, log_level="warning", proxy_headers=False, server_header=False, access_log=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    with training_online(settings, engine, rows) if settings.online else contextlib.nullcontext():
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _click_answerer(settings: ServeSettings, datasets: dict[str, Any], calibration: dict[str, Any] | None) -> Any:
@@ -133,8 +136,6 @@ def run_export(settings: ExportAnnotationsSettings) -> None:
 
 def run_users(settings: UsersSettings) -> None:
     """Add an annotator and print the token, once; list them; or shut one out."""
-
-
     engine = open_engine(settings.store, create=settings.action == "add")
     if settings.action == "add":
         print(add_user(engine, read_secret(), settings.name))
@@ -166,13 +167,14 @@ def run_restore(settings: BackupSettings) -> None:
 
 def _statistics(settings: StatsSettings | ExportAnnotationsSettings) -> tuple[dict[str, Any], str]:
     """The figures of a store, and the page about them."""
-
-
     engine, known, datasets = _open_store(settings)
     answers, tasks = load_answers(engine), load_tasks(engine)
     ranked = {answer.task_id for answer in answers if answer.task_kind == "ranked"}
     truths = truth_rankings(datasets, [tasks[task_id] for task_id in sorted(ranked)])
-    figures = describe(answers, tasks, seed=settings.seed, undone=count_undone(engine), truth_rankings=truths)
+    models = {one.number: one.model for one in load_rounds(engine)}
+    figures = describe(
+        answers, tasks, seed=settings.seed, undone=count_undone(engine), truth_rankings=truths, models=models
+    )
     now = datetime.datetime.now(datetime.timezone.utc)
     return figures, render(figures, candidates=known.candidates, overlap=known.overlap, when=now)
 
@@ -188,7 +190,7 @@ def _open_store(settings: Any) -> tuple[Any, Any, dict[str, Any]]:
         raise UserError(
             f"{name}: is not the candidate set that was ranked ({known.candidates}); give that one as candidates"
         )
-    return engine, known, load_candidates(name, [])
+    return engine, known, rows_of_rounds(engine, load_candidates(name), load_candidates)
 
 
 def _without_password(store: str) -> str:

@@ -55,6 +55,12 @@ class ServeSettings(CacheSettings):
         "", "candidate set with truth for practice and hidden gold; empty means none", input=True
     )
     gate: Annotated[float, Field(ge=-1, le=1)] = setting(0.5, "mean tau-b with the truth that practice must reach")
+    online: bool = setting(False, "train on the rankings in the background, and propose the next tasks from the newer model")
+    online_every: Count = setting(60, "online: a new round after so many rankings")
+
+    def __post_init__(self) -> None:
+        if self.online and not self.model:
+            raise UserError("online: needs the model to start from; add --model DIR")
 
 
 @dataclass

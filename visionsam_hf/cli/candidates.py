@@ -1,7 +1,7 @@
 """`visionsam candidates` and `visionsam annotate oracle`: masks to be ranked, simulated annotators who rank them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets import Image
@@ -162,6 +162,7 @@ def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> No
     try:
         # Here, because they need the extra [annotate], and an oracle without a store does not.
         from visionsam_hf.annotation.database import open_engine
+        from visionsam_hf.annotation.rounds import rows_of_rounds
         from visionsam_hf.annotation.store import Store
         from visionsam_hf.annotation.tasks import import_tasks, rank_in_store
     except ImportError as error:
@@ -173,7 +174,7 @@ def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> No
     import_tasks(engine, settings.candidates, datasets, fingerprint(settings.candidates), overlap=settings.annotators)
     rank_in_store(
         Store(engine),
-        datasets,
+        rows_of_rounds(engine, datasets, load_candidates),
         annotators=settings.annotators,
         noise=settings.noise,
         flip_rate=settings.flip_rate,
@@ -182,7 +183,7 @@ def _oracle_into_store(settings: OracleSettings, datasets: dict[str, Any]) -> No
     )
 
 
-def load_candidates(name_or_path: str, splits: list[str]) -> dict[str, Any]:
+def load_candidates(name_or_path: str, splits: Sequence[str] = ()) -> dict[str, Any]:
     """The candidate set's splits, with images left as bytes: they pass through, and are decoded where looked at."""
     found = {}
     for split in splits or split_names(name_or_path):

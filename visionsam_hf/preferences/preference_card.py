@@ -28,7 +28,7 @@ _MEANINGS = {
     "tau_with_score": "Kendall's τ-b of the mean ranks and the model's scores, mean over tasks",
 }
 
-# Of `ranking_statistics.describe`.
+# Of `store_statistics.describe`.
 FIGURES = {
     "tasks": "tasks ranked",
     "rankings": "rankings",
@@ -91,7 +91,7 @@ def human_card(candidates: str, figures: Mapping[str, Any], kind: str) -> str:
 
     Args:
         candidates: where the candidate set came from.
-        figures: of `ranking_statistics.describe`.
+        figures: of `store_statistics.describe`.
         kind: whose rankings decided: "human" or "oracle".
     """
     of = figures[kind]

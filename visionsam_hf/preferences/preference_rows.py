@@ -12,9 +12,10 @@ from PIL import Image
 
 from visionsam_hf.data.errors import decoding
 from visionsam_hf.data.masks import decode_mask, decode_rle, encode_mask, mask_iou
-from visionsam_hf.preferences.ranking_statistics import Answer, Tally
+from visionsam_hf.preferences.ranking_statistics import Tally
 from visionsam_hf.preferences.rankings import Annotation, Verdict, aggregate
 from visionsam_hf.preferences.rubric import CRITERIA, rate_masks
+from visionsam_hf.preferences.store_statistics import Answer
 
 
 def preference_row(

@@ -1,7 +1,5 @@
-"""What rankings amount to, and how far annotators agree: running totals for `stage.json`, every figure of a store in one
-JSON-ready dict (people's and simulated annotators' never pooled), and the statistics themselves as pure functions."""
+"""What rankings amount to, and how far annotators agree: running totals for `stage.json`, and statistics as pure functions."""
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,52 +9,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from visionsam_hf.preferences.rankings import Annotation, Verdict, aggregate, mean_ranks
+from visionsam_hf.preferences.rankings import Annotation, Verdict, mean_ranks
 
 # One task's rankings, by annotator.
 RankingSet = Mapping[str, Sequence[int]]
 _BOOTSTRAP = 0xA1FA
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """One person's (or simulated annotator's) standing answer to one task.
-
-    `ranking` is by candidate; `order[pane]` is the candidate that stood there. `annotator` is a pseudonym.
-    """
-
-    task_id: int
-    task_kind: str
-    split: str
-    row: int
-    round: int
-    annotator: str
-    kind: str
-    status: str
-    ranking: list[int] | None
-    order: list[int]
-    surplus: bool
-    at: float
-    detail: dict[str, Any]
-
-    @property
-    def ranks(self) -> list[int]:
-        """The ranking of an answer whose status is "ranked"."""
-        if self.ranking is None:
-            raise ValueError(f"the answer of {self.annotator} to task {self.task_id} ranks nothing")
-        return self.ranking
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A task; `scores` are the model's, by candidate."""
-
-    id: int
-    kind: str
-    split: str
-    row: int
-    truth_ranking: list[int] | None
-    scores: list[float]
 
 
 class Tally:
@@ -104,164 +61,31 @@ class Tally:
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready figures; a mean of nothing is None."""
-        return _plain(
+        return plain(
             {
                 "tasks": self.tasks,
                 "pairs": len(self._margins),
                 "dropped_ties": self.tasks - len(self._margins),
                 "none_usable": self.unusable,
                 "label_cost": {"rankings": self.rankings, "tasks": self.tasks, "seconds": self.seconds},
-                "mean_margin": _mean(self._margins),
-                "chosen_iou": _mean([one for one, _ in self._pairs]),
-                "rejected_iou": _mean([other for _, other in self._pairs]),
-                "mean_iou_gap": _mean([one - other for one, other in self._pairs]),
-                "share_worse_chosen": _mean([one < other for one, other in self._pairs]),
+                "mean_margin": mean(self._margins),
+                "chosen_iou": mean([one for one, _ in self._pairs]),
+                "rejected_iou": mean([other for _, other in self._pairs]),
+                "mean_iou_gap": mean([one - other for one, other in self._pairs]),
+                "share_worse_chosen": mean([one < other for one, other in self._pairs]),
                 "chosen_sources": dict(self._chosen.most_common()),
-                "tau_between_annotators": _mean(self._between),
-                "tau_with_score": _mean(self._with_score),
+                "tau_between_annotators": mean(self._between),
+                "tau_with_score": mean(self._with_score),
             },
             digits=6,
         )
 
-
-def describe(
-    answers: Sequence[Answer],
-    tasks: Mapping[int, Task],
-    *,
-    seed: int = 0,
-    undone: int = 0,
-    truth_rankings: Mapping[int, Sequence[int]] | None = None,
-) -> dict[str, Any]:
-    """The statistics of a store's answers.
-
-    Args:
-        answers: of a store, people's and simulated annotators'.
-        tasks: by id, those of the answers at least.
-        seed: of the bootstrap.
-        undone: answers that were taken back.
-        truth_rankings: task id to ranking by the truth, where one is known; what people are compared with.
-
-    Returns:
-        {"human": {...}, "oracle": {...}}, nan as None; never pooled.
-    """
-    groups = {
-        kind: _describe([item for item in answers if item.kind == kind], tasks, seed, truth_rankings or {})
-        for kind in ("human", "oracle")
-    }
-    groups["human"]["undone"] = undone
-    return _plain(groups, digits=4)
-
-
-def _describe(
-    answers: Sequence[Answer], tasks: Mapping[int, Task], seed: int, truths: Mapping[int, Sequence[int]]
-) -> dict[str, Any]:
-    work = [item for item in answers if item.task_kind == "ranked" and item.round == 0]
-    ranked = [item for item in work if item.status == "ranked" and not item.surplus]
-    by_task: dict[int, dict[str, list[int]]] = {}
-    for item in ranked:
-        by_task.setdefault(item.task_id, {})[item.annotator] = item.ranks
-    ids, sets = list(by_task), list(by_task.values())
-    verdicts = [aggregate(list(task.values())) for task in sets]
-    pairs = [None if verdict.is_tie else (verdict.order[0], verdict.order[-1]) for verdict in verdicts]
-    panes, position_p = position_bias(
-        [item.order.index(item.ranks.index(1)) for item in ranked if item.ranks.count(1) == 1]
-    )
-    seconds = _seconds(ranked)
-    return {
-        "tasks": len(sets),
-        "rankings": len(ranked),
-        "annotators": len({item.annotator for item in ranked}),
-        "pairs": sum(pair is not None for pair in pairs),
-        "dropped_ties": sum(pair is None for pair in pairs),
-        "alpha": ordinal_alpha(sets),
-        "alpha_95": list(alpha_interval(sets, seed=seed)),
-        "tau": pairwise_tau(sets),
-        "kappa_best": best_choice_kappa(sets),
-        "exact_order": exact_agreement(sets),
-        "unanimous": unanimity(sets, pairs),
-        "tie_rate": _mean([len(set(item.ranks)) < 3 for item in ranked]),
-        "unusable_rate": _mean([bool(item.detail.get("unusable")) for item in ranked]),
-        "skip_rate": _mean([item.status == "skipped" for item in work]),
-        "flag_rate": _mean([item.status == "flagged" for item in work]),
-        "flags": dict(Counter(item.detail["reason"] for item in work if item.status == "flagged")),
-        "surplus": sum(item.surplus for item in work),
-        "deciding": dict(Counter(item.detail.get("criterion") for item in ranked if item.detail.get("criterion"))),
-        "regions": dict(Counter(region["label"] for item in ranked for region in item.detail.get("regions", []))),
-        "repeats": _repeats(answers),
-        "gold_tau": _gold(answers, tasks),
-        "best_by_pane": panes,
-        "position_p": position_p,
-        "median_seconds": _median(seconds),
-        "seconds": seconds,
-        "tau_score": tau_against(sets, [[-score for score in tasks[task_id].scores] for task_id in ids]),
-        "tau_truth": tau_against(sets, [truths.get(task_id) for task_id in ids]),
-        "per_annotator": _per_annotator(answers, sets, tasks),
-    }
-
-
-def _per_annotator(
-    answers: Sequence[Answer], sets: Sequence[RankingSet], tasks: Mapping[int, Task]
-) -> dict[str, Any]:
-    against_others = leave_one_out_tau(sets)
-    found = {}
-    for name in sorted({item.annotator for item in answers}, key=lambda name: (len(name), name)):
-        mine = [item for item in answers if item.annotator == name]
-        ranked = [item for item in mine if item.status == "ranked" and item.task_kind == "ranked" and item.round == 0]
-        found[name] = {
-            "rankings": len(ranked),
-            "tau_others": against_others.get(name, math.nan),
-            "gold_tau": _gold(mine, tasks),
-            "repeats": _repeats(mine),
-            "tie_rate": _mean([len(set(item.ranks)) < 3 for item in ranked]),
-            "median_seconds": _median(_seconds(ranked)),
-        }
-    return found
-
-
-def _seconds(answers: Sequence[Answer]) -> list[float]:
-    return sorted(item.detail["seconds"] for item in answers if item.detail.get("seconds") is not None)
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values)) if values else math.nan
-
-
-def _repeats(answers: Sequence[Answer]) -> dict[str, Any]:
-    """How a person's second answer to a task compares with their first."""
-    first = {
-        (item.annotator, item.task_id): item.ranks
-        for item in answers
-        if item.round == 0 and item.task_kind == "ranked" and item.status == "ranked"
-    }
-    pairs = [
-        (first[item.annotator, item.task_id], item.ranks)
-        for item in answers
-        if item.round > 0 and item.task_kind == "ranked" and item.status == "ranked"
-        if (item.annotator, item.task_id) in first
-    ]
-    return {
-        "count": len(pairs),
-        "tau": _mean([tau(*pair) for pair in pairs]),
-        "same_order": _mean([before == after for before, after in pairs]),
-    }
-
-
-def _gold(answers: Sequence[Answer], tasks: Mapping[int, Task]) -> float:
-    return _mean(
-        [
-            tau(item.ranks, truth)
-            for item in answers
-            if item.task_kind == "gold" and item.status == "ranked" and (truth := tasks[item.task_id].truth_ranking)
-        ]
-    )
-
-
-def _plain(value: Any, *, digits: int) -> Any:
-    """JSON-ready: floats rounded, nan as None."""
+def plain(value: Any, *, digits: int) -> Any:
+    """A JSON-ready value: floats rounded, nan as None."""
     if isinstance(value, dict):
-        return {key: _plain(item, digits=digits) for key, item in value.items()}
+        return {key: plain(item, digits=digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, digits=digits) for item in value]
+        return [plain(item, digits=digits) for item in value]
     if isinstance(value, float):
         return round(value, digits) if math.isfinite(value) else None
     return value
@@ -320,7 +144,7 @@ def _alpha(table: np.ndarray) -> float:
 
 def pairwise_tau(sets: Sequence[RankingSet]) -> float:
     """Mean Kendall's τ-b over all pairs of annotators on all tasks; all-equal rankings have none and are left out."""
-    return _mean([tau(first, second) for rankings in sets for first, second in combinations(rankings.values(), 2)])
+    return mean([tau(first, second) for rankings in sets for first, second in combinations(rankings.values(), 2)])
 
 
 def best_choice_kappa(sets: Sequence[RankingSet]) -> float:
@@ -342,7 +166,7 @@ def best_choice_kappa(sets: Sequence[RankingSet]) -> float:
 def exact_agreement(sets: Sequence[RankingSet]) -> float:
     """Share of pairs of annotators with the very same ranking; 1/6 by chance where nobody ties."""
     couples = [couple for rankings in sets for couple in combinations(rankings.values(), 2)]
-    return _mean([list(first) == list(second) for first, second in couples])
+    return mean([list(first) == list(second) for first, second in couples])
 
 
 def unanimity(sets: Sequence[RankingSet], pairs: Sequence[tuple[int, int] | None]) -> float:
@@ -351,7 +175,7 @@ def unanimity(sets: Sequence[RankingSet], pairs: Sequence[tuple[int, int] | None
     Args:
         pairs: for each task the chosen and the rejected candidate, or None where there is no pair.
     """
-    return _mean(
+    return mean(
         [
             all(ranking[pair[0]] < ranking[pair[1]] for ranking in rankings.values())
             for rankings, pair in zip(sets, pairs, strict=True)
@@ -368,7 +192,7 @@ def leave_one_out_tau(sets: Sequence[RankingSet]) -> dict[str, float]:
             others = [other for key, other in rankings.items() if key != name]
             if others:
                 found.setdefault(name, []).append(tau(ranking, np.mean(others, axis=0).tolist()))
-    return {name: _mean(values) for name, values in found.items()}
+    return {name: mean(values) for name, values in found.items()}
 
 
 def position_bias(best_panes: Sequence[int]) -> tuple[list[int], float]:
@@ -380,7 +204,7 @@ def position_bias(best_panes: Sequence[int]) -> tuple[list[int], float]:
 
 def tau_against(sets: Sequence[RankingSet], others: Sequence[Sequence[float] | None]) -> float:
     """Mean τ-b of the annotators' mean ranks with another opinion on each task (lower is better), where there is one."""
-    return _mean(
+    return mean(
         [
             tau(mean_ranks(list(rankings.values())), other)
             for rankings, other in zip(sets, others, strict=True)
@@ -393,7 +217,7 @@ def _only(ranking: Sequence[int], rank: int) -> int | None:
     return list(ranking).index(rank) if list(ranking).count(rank) == 1 else None
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     """The mean of those that are numbers; nan of none."""
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]

@@ -30,11 +30,11 @@ export function question(chooser) {
 /** What the keys do while a mask is mended. */
 export function mending({ tool, radius, problem }) {
   const words = {
-    click: "Click what is missing; Shift or the right button takes away",
-    brush: `Brush of ${radius} pixels; Shift or the right button takes away`,
-    box: "Drag a new box",
+    click: ["Click what is missing, Shift+click what is too much"],
+    brush: [`Brush of ${radius} pixels, with Shift it takes away`, ["key", "["], ["key", "]"], "size"],
+    box: ["Drag a new box"],
   };
-  ask(problem || words[tool], ["key", "B"], "brush", ["key", "R"], "new box", ["key", "⌫"], "undo", ["key", "Enter"], "keep", ["key", "Esc"], "as it was");
+  ask(...(problem ? [problem] : words[tool]), ["key", "B"], "brush", ["key", "R"], "new box", ["key", "⌫"], "undo", ["key", "Enter"], "keep", ["key", "Esc"], "as it was");
 }
 
 const PLACES = { best: "best", worst: "worst", middle: "middle", equal: "equal" };
