@@ -140,7 +140,7 @@ def _gain_figure(splits: Mapping[str, Any], label: str, draw: Callable[[Axes, Ma
         axes.axhline(0, color=MUTED, linewidth=1)
         draw(axes, systems)
     panels[0].set_ylabel("IoU points against SFT-SAM")
-    panels[0].legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 
