@@ -8,6 +8,8 @@ _EXPORTS = {
     "EmbeddingCache": "visionsam_hf.embeddings.cache",
     "SamDPOConfig": "visionsam_hf.training.dpo_trainer",
     "SamDPOTrainer": "visionsam_hf.training.dpo_trainer",
+    "SamDistilConfig": "visionsam_hf.training.distil_trainer",
+    "SamDistilTrainer": "visionsam_hf.training.distil_trainer",
     "SamSFTConfig": "visionsam_hf.training.sft_trainer",
     "SamSFTTrainer": "visionsam_hf.training.sft_trainer",
     "SegmentationMetric": "visionsam_hf.evaluation.segmentation_metric",

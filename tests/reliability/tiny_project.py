@@ -23,7 +23,7 @@ from visionsam_hf.models.initialisation import initialise
 _TIMES = {"wall_seconds", "peak_memory_mb", "finished", "seconds", "samples_per_second", "output_dir", "logging_dir"}
 _TIMES |= {"train_runtime", "train_samples_per_second", "train_steps_per_second", "images_per_second", "directory"}
 _TIMES |= {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "prompts_per_second"}
-_TIMES |= {"seconds_fitting", "seconds_choosing"}
+_TIMES |= {"seconds_fitting", "seconds_choosing", "eval_model_preparation_time"}
 _TIMES |= {"encoded"}  # how many images this run had to encode itself: a repeat finds those of the killed one
 
 
@@ -78,6 +78,11 @@ class Project:
                 "--w_dice",
                 "1",
                 *result,
+            ],
+            "distil": [
+                *("distil", *model, *data, *train, "--embeddings", str(out / "cache"), "--vision_config"),
+                "{image_size: 32, patch_size: 8, hidden_size: 16, num_attention_heads: 2, num_hidden_layers: 1}",
+                *("--crops", "1", "--eval_share", "0.4", *result),
             ],
             "candidates": [
                 "candidates",

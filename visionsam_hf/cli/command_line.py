@@ -66,6 +66,7 @@ COMMANDS = {
     "inspect": Command(dataset_options.InspectSettings, "inspect:run", words=("dataset",)),
     "embed": Command(options.EmbedSettings, "embed:run"),
     "sft": Command(options.SFTOptions, "train:run_sft", whole="train:SFTStage"),
+    "distil": Command(options.DistilOptions, "distil:run", whole="distil:DistilStage"),
     "find": Command(options.FindSettings, "find:run"),
     "candidates": Command(options.CandidatesSettings, "candidates:run"),
     "annotate oracle": Command(annotation_options.OracleSettings, "candidates:run_oracle"),

@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.settings import Count, CountOrAll, setting
+from visionsam_hf.data.settings import Count, CountOrAll, Share, setting
 from visionsam_hf.data.windows import WindowSettings
 from visionsam_hf.embeddings.cache_settings import CacheSettings
 from visionsam_hf.inference import BASELINE_PREFIX
-from visionsam_hf.training.hyperparameters import DPOSettings, SFTSettings
+from visionsam_hf.training.hyperparameters import DistilSettings, DPOSettings, SFTSettings
 
 
 @dataclass
@@ -111,6 +111,30 @@ class SFTOptions(SFTSettings, SFTInputs):
 @dataclass
 class DPOOptions(DPOSettings, TrainingInputs):
     """Preference optimisation on ranked masks.
+
+    Every field of transformers.TrainingArguments can be set too, e.g. max_steps, num_train_epochs,
+    gradient_accumulation_steps, lr_scheduler_type, warmup_steps, bf16, save_steps, push_to_hub.
+    """
+
+
+@dataclass
+class DistilInputs(TrainingInputs):
+    """What distil reads, and where it writes."""
+
+    model_name_or_path: str = setting("", "the teacher, any SAM: a directory or a Hub id", required=True, input="model")
+    dataset: str = setting(
+        "", "images; no label is read: a folder of photographs, a data set's directory, or its Hub id", required=True, input=True
+    )
+    eval_split: str | None = setting(None, "split to measure on before and after; empty: eval_share of the images")
+    eval_share: Share = setting(0.05, "share of the images to measure on and not to learn from, without eval_split")
+    max_train_images: int | None = setting(None, "use only so many images, drawn with the seed (default: all)")
+    load_best: bool = setting(True, "keep the student as it was where training made its cosine to the teacher lower")
+    output_dir: str | None = setting(None, "directory of the student, a plain SAM with the teacher's decoder")
+
+
+@dataclass
+class DistilOptions(DistilSettings, DistilInputs):
+    """A small SAM whose encoder learns a large one's embeddings, from images without a label.
 
     Every field of transformers.TrainingArguments can be set too, e.g. max_steps, num_train_epochs,
     gradient_accumulation_steps, lr_scheduler_type, warmup_steps, bf16, save_steps, push_to_hub.

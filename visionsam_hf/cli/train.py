@@ -51,7 +51,7 @@ def run_sft(settings: SFTStage) -> None:
     train, held = _load("segmentation", settings)
 
     def make_trainer(directory: Path) -> SamTrainer:
-        arguments, chosen = _arguments(SamSFTConfig, settings, directory), choose_images(train, settings)
+        arguments, chosen = trainer_arguments(SamSFTConfig, settings, directory), choose_images(train, settings)
         trainer = SamSFTTrainer(settings.model_name_or_path, arguments, chosen, eval_dataset=held)
         _look_at_sizes(chosen, trainer.train_dataset.mask_side, trainer.rule)
         return trainer
@@ -65,7 +65,7 @@ def run_dpo(settings: DPOStage) -> None:
     _look_at_pairs(train, settings.dataset)
 
     def make_trainer(directory: Path) -> SamTrainer:
-        arguments = _arguments(SamDPOConfig, settings, directory)
+        arguments = trainer_arguments(SamDPOConfig, settings, directory)
         return SamDPOTrainer(settings.model_name_or_path, arguments, train, eval_dataset=held)
 
     train_stage("dpo", settings, make_trainer)
@@ -135,7 +135,7 @@ def train_stage(stage: str, settings: Any, make_trainer: Callable[[Path], SamTra
         result = trainer.train(resume_from_checkpoint=True)
         evaluation = _measured(trainer)
         validation = _validation(trainer, before, evaluation)
-        if settings.load_best and validation.get("iou_after", 0.0) < validation.get("iou_before", 0.0):
+        if settings.load_best and validation and validation[_key(validation, "after")] < validation[_key(validation, "before")]:
             trainer.model.load_state_dict(weights, strict=False)
             validation["kept"] = "start"
         if trainer.is_world_process_zero():
@@ -192,8 +192,13 @@ def _validation(trainer: SamTrainer, before: dict[str, Any], after: dict[str, An
     name = next((name for name in trainer.judged_by if name in before and name in after), None)
     if name is None or not (math.isfinite(before[name]) and math.isfinite(after[name])):
         return {}
-    prompts = len(trainer.eval_dataset)
-    return {"metric": name, "iou_before": before[name], "iou_after": after[name], "samples": prompts, "kept": "end"}
+    kind = "cosine" if name == "eval_cosine" else "iou"
+    values = {f"{kind}_before": before[name], f"{kind}_after": after[name]}
+    return {"metric": name, **values, "samples": len(trainer.eval_dataset), "kept": "end"}
+
+
+def _key(validation: dict[str, Any], when: str) -> str:
+    return next(key for key in validation if key.endswith(f"_{when}"))
 
 
 def _achieved(results: dict[str, Any]) -> str:
@@ -201,9 +206,10 @@ def _achieved(results: dict[str, Any]) -> str:
     if "validation" not in results:
         return f"{done}; no validation split to judge by"
     of = results["validation"]
-    what = "validation IoU with the chosen masks" if of["metric"] == "eval_iou/chosen" else "validation IoU"
+    named = {"eval_iou/chosen": "validation IoU with the chosen masks", "eval_cosine": "cosine to the teacher on new images"}
+    what, before, after = named.get(of["metric"], "validation IoU"), of[_key(of, "before")], of[_key(of, "after")]
     kept = f"; {_KEPT_START}" if of["kept"] == "start" else ""
-    return f"{done}; {what} {of['iou_before']:.3f} -> {of['iou_after']:.3f} ({of['samples']} samples){kept}"
+    return f"{done}; {what} {before:.3f} -> {after:.3f} ({of['samples']} samples){kept}"
 
 
 def _check_push(stage: str, settings: Any) -> None:
@@ -230,7 +236,7 @@ def _push(settings: Any) -> None:
         raise UserError(f"{error} ({again})") from None
 
 
-def _arguments(cls: type, settings: Any, directory: Path) -> Any:
+def trainer_arguments(cls: type, settings: Any, directory: Path) -> Any:
     """The trainer's own arguments among the stage's settings, of a class that checkpoints can pickle by its name."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(cls) if field.init}
     # The stage pushes, with a card of its own and after the checks; and checkpoints must not hold a token.

@@ -199,6 +199,17 @@ def look_window(window: Window | None, original_size: Sequence[int], image_hash:
     return Window(x, y, across, down)
 
 
+def drawn_windows(original_size: Sequence[int], image_hash: str, count: int) -> list[Window]:
+    """Squares anywhere in a photograph, the same for every seed: their sides are a quarter of its shorter one to all of it."""
+    draw = np.random.default_rng([zlib.crc32(image_hash.encode()), 2])
+    height, width = original_size
+    windows = []
+    for _ in range(count):
+        side = round(min(height, width) * 2 ** draw.uniform(-2, 0))
+        windows.append(Window(*(int(draw.integers(end - side + 1)) for end in (width, height)), side, side))
+    return windows
+
+
 def object_windows(objects: Iterable[dict[str, Any]], rule: WindowRule) -> list[Window | None]:
     """A window for each of a segmentation row's objects, as a box prompt."""
     return [rule.of_box(item["box"], item["rle"]["size"]) for item in objects]

@@ -21,18 +21,18 @@ from visionsam_hf.data.errors import UserError
 
 def image_hash(image: dict) -> str:
     """The key of an undecoded image, `{"bytes", "path"}`: a hash of its file's bytes."""
-    return hashlib.sha256(_image_bytes(image)).hexdigest()[:32]
+    return hashlib.sha256(image_bytes(image)).hexdigest()[:32]
 
 
 def decode_image(image: dict) -> PILImage.Image:
     """An undecoded image as RGB. Raises `UserError` for bytes that are no image."""
     try:
-        return PILImage.open(io.BytesIO(_image_bytes(image))).convert("RGB")
+        return PILImage.open(io.BytesIO(image_bytes(image))).convert("RGB")
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise UserError(f"{image.get('path') or 'image'}: cannot be decoded ({error}); replace or remove it") from None
 
 
-def _image_bytes(image: dict) -> bytes:
+def image_bytes(image: dict) -> bytes:
     if image["bytes"] is not None:
         return image["bytes"]
     return Path(image["path"]).read_bytes()

@@ -29,18 +29,19 @@ from visionsam_hf.hub.provenance import (
 from visionsam_hf.hub.results import Result, eval_results, results_table
 from visionsam_hf.models.auto_classes import needs_code
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
-from visionsam_hf.training.hyperparameters import DPOSettings, SFTSettings
+from visionsam_hf.training.hyperparameters import DistilSettings, DPOSettings, SFTSettings
 
 PLACEHOLDER = "path/to/this/directory"
 _BASE_PLACEHOLDER = "path/to/the/base/model"
 FIGURE = "examples.png"
-TRAINED = ("sft", "dpo", "merge")  # the stages that make models
+TRAINED = ("sft", "dpo", "distil", "merge")  # the stages that make models
 _EXAMPLES = 3
 _KINDS = {"sft": "segmentation", "dpo": "preference"}  # of the data that they learn from
 _RESULTS = re.compile(r"<!-- results -->\n.*?\n<!-- end of results -->", re.S)
 _TITLES = {
     "sft": "SAM fine-tuned to segment defects",
     "dpo": "SAM tuned on ranked masks of defects",
+    "distil": "Small SAM, distilled from a larger one",
     "merge": "SAM tuned to segment defects, merged from an adapter",
 }
 _SUMMARIES = {
@@ -49,6 +50,8 @@ _SUMMARIES = {
     "dpo": "A Segment Anything model that learnt from ranked masks: for each prompt, annotators said which of its"
     " candidate masks was best and which worst, and preference optimisation moved it towards the better ones. The"
     " results below say how far that goes.",
+    "distil": "A small Segment Anything model. Its encoder learnt to give the embeddings of the larger one named below, from"
+    " images without labels; its prompt encoder and mask decoder are that model's.",
     "merge": "A Segment Anything model with a LoRA adapter for industrial defects added to its weights.",
 }
 # Above the lines that load a model with its own code.
@@ -74,7 +77,7 @@ _ARGUMENTS = (
     "max_grad_norm", "optim", "bf16", "fp16", "train_split", "eval_split", "max_train_images",
 )  # fmt: skip
 _VERSIONS = ("visionsam_hf", "torch", "transformers", "datasets", "accelerate", "peft")
-_OWN_SETTINGS = {"sft": SFTSettings, "dpo": DPOSettings}
+_OWN_SETTINGS = {"sft": SFTSettings, "dpo": DPOSettings, "distil": DistilSettings}
 _NOT_SHOWN = {
     "embeddings", "report_to", "logging_steps", "save_strategy", "remove_unused_columns", "dataloader_pin_memory",
 }  # fmt: skip
@@ -128,7 +131,7 @@ def model_card(
     """The card of a trained model or adapter, without results.
 
     Args:
-        record: "stage" (sft, dpo or merge), "settings" and "results", as in its `stage.json`.
+        record: "stage" (sft, dpo, distil or merge), "settings" and "results", as in its `stage.json`.
         figure: Markdown that shows its figure, or "".
         is_adapter: whether it is loaded onto a base model.
         needs_code: as in `usage`.
@@ -290,6 +293,8 @@ def _figure(directory: Path, record: dict[str, Any]) -> tuple[str, bytes | None]
     if not all(allows_pictures(part.license) for part in data):
         told = "Loss over the training. The licence of the photographs is not known, so none is shown."
         return told, draw_training(directory)
+    if record["stage"] == "distil":
+        return "Loss over the training.", draw_training(directory)
     settings = record["settings"]
     kind, split = _KINDS[record["stage"]], settings.get("eval_split") or settings["train_split"]
     rows = load_split(settings["dataset"], split, kind=kind, config=settings.get("dataset_config"))

@@ -83,6 +83,7 @@ def _is_freer(stated: str, license: str) -> bool:
 _PARTS = {
     "sft": {"model_name_or_path": "model", "dataset": "dataset"},
     "dpo": {"model_name_or_path": "model", "dataset": "dataset"},
+    "distil": {"model_name_or_path": "model", "student": "model", "dataset": "dataset"},
     "find": {"model_name_or_path": "model", "dataset": "dataset"},
     "merge": {"adapter": "model"},
     "curate": {"dataset": "dataset"},

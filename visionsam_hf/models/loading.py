@@ -23,6 +23,7 @@ from visionsam_hf.models.lora import find_adapter, first_line, load_adapter, mer
 from visionsam_hf.models.mobile_sam import MobileSamModel
 from visionsam_hf.models.mobile_sam_config import MobileSamConfig
 from visionsam_hf.models.pretrained import find_pretrained
+from visionsam_hf.models.student import resized_processor
 
 # Checkpoints known to fit by their Hub ids; any other of the 'sam' type does too.
 BACKBONES = ("facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge", "wanglab/medsam-vit-base")
@@ -157,12 +158,7 @@ def reshaped(model: SamModel, processor: SamProcessor, shape: Mapping[str, Any])
         if weights[name].shape != tensor.shape:
             weights[name] = _interpolated(name, weights[name], tensor.shape)
     other.load_state_dict(weights)
-    processor = copy.deepcopy(processor)
-    images, mask = processor.image_processor, 4 * grid
-    images.size, images.mask_size = {"longest_edge": vision.image_size}, {"longest_edge": mask}
-    images.pad_size = {"height": vision.image_size, "width": vision.image_size}
-    images.mask_pad_size = {"height": mask, "width": mask}
-    return other.eval(), processor
+    return other.eval(), resized_processor(processor, vision.image_size, grid)
 
 
 def _interpolated(name: str, old: Tensor, shape: torch.Size) -> Tensor:

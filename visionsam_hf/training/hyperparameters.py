@@ -1,6 +1,6 @@
 """Every setting of training with its choices and ranges, without torch, so that `--help` is quick.
 
-`SamSFTConfig` and `SamDPOConfig`, beside their trainers, add the fields of `transformers.TrainingArguments`.
+`SamSFTConfig`, `SamDPOConfig` and `SamDistilConfig`, beside their trainers, add the fields of `transformers.TrainingArguments`.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def _checkers(cls: type) -> dict[str, TypeAdapter]:
     return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(cls)}
 
 
-def _check_fields(settings: "PromptTuningSettings", cls: type) -> None:
+def _check_fields(settings: "TrainerSettings", cls: type) -> None:
     """Raise `UserError` for a value that its field's type in `cls` does not allow, whoever gave it."""
     for name, checker in _checkers(cls).items():
         value = getattr(settings, name)
@@ -46,8 +46,27 @@ def _check_fields(settings: "PromptTuningSettings", cls: type) -> None:
 
 
 @dataclass
-class PromptTuningSettings(CacheSettings):
-    """What both stages share. Fields with a `TrainingArguments` name change its default."""
+class TrainerSettings(CacheSettings):
+    """What all trainers share. Fields with a `TrainingArguments` name change its default."""
+
+    embeddings_on_device: Literal["auto", "always", "never"] = setting(
+        "auto", "keep all embeddings on the training device: auto (on a GPU with room for them twice), always or never"
+    )
+    learning_rate: float = setting(1e-4, "peak learning rate")
+    per_device_train_batch_size: Count = setting(8, "samples a step and process")
+    per_device_eval_batch_size: Count = setting(8, "samples an evaluation step and process")
+    weight_decay: float = setting(0.0, "AdamW weight decay")
+    logging_steps: float = setting(10, "steps between two log lines")
+    save_strategy: str = setting("no", "when checkpoints to resume from are written: no, steps or epoch")
+    remove_unused_columns: bool = setting(False, "must stay false: the collator needs every column")
+    report_to: str | list[str] | None = setting("none", "where to log, as in TrainingArguments")
+    dataloader_pin_memory: bool = setting(False, "page-locked batches; with a GPU they always are")
+    seed: int = setting(0, "seeds initialisation, data order and prompts")
+
+
+@dataclass
+class PromptTuningSettings(TrainerSettings):
+    """What supervised and preference training share."""
 
     trainable: Literal["mask_decoder", "mask_decoder+prompt_encoder", "all", "iou_prediction_head"] = setting(
         "mask_decoder", "what trains: mask_decoder, mask_decoder+prompt_encoder, all, iou_prediction_head (scores)"
@@ -61,20 +80,7 @@ class PromptTuningSettings(CacheSettings):
     target_resize: Literal["area", "nearest"] = setting(
         "area", "how masks reach the logits' grid: area keeps hairlines as fractions, nearest is the paper's"
     )
-    embeddings_on_device: Literal["auto", "always", "never"] = setting(
-        "auto", "keep all embeddings on the training device: auto (on a GPU with room for them twice), always or never"
-    )
     compile_decoder: bool = setting(False, "compile the decoder's training step: a minute or two once, for long runs")
-    learning_rate: float = setting(1e-4, "peak learning rate")
-    per_device_train_batch_size: Count = setting(8, "samples a step and process")
-    per_device_eval_batch_size: Count = setting(8, "samples an evaluation step and process")
-    weight_decay: float = setting(0.0, "AdamW weight decay")
-    logging_steps: float = setting(10, "steps between two log lines")
-    save_strategy: str = setting("no", "when checkpoints to resume from are written: no, steps or epoch")
-    remove_unused_columns: bool = setting(False, "must stay false: the collator needs every column")
-    report_to: str | list[str] | None = setting("none", "where to log, as in TrainingArguments")
-    dataloader_pin_memory: bool = setting(False, "page-locked batches; with a GPU they always are")
-    seed: int = setting(0, "seeds initialisation, data order and prompts")
 
     def _check_adapter(self) -> None:
         if self.use_peft and self.trainable not in _ADAPTED:
@@ -214,3 +220,29 @@ class DPOSettings(PromptTuningSettings):
     def needs_reference(self) -> bool:
         """Whether the objective compares with the model it starts from."""
         return not set(REFERENCE_FREE).issuperset(self.objectives) or self.kl_weight > 0
+
+
+@dataclass
+class DistilSettings(TrainerSettings):
+    """Distillation of an encoder: the student's embeddings become the teacher's."""
+
+    student: str = setting(
+        "", "small SAM whose encoder the student starts from; empty: random weights of vision_config's sizes", input="model"
+    )
+    vision_config: dict[str, Any] = setting(
+        {},
+        "sizes of a new student's encoder, fields of SamVisionConfig such as {hidden_size: 192, num_hidden_layers: 6}; "
+        "those left out: 256 pixels, patches of 16, 6 layers of 192 with 3 heads, all of them global",
+    )
+    crops: Annotated[int, Field(ge=0)] = setting(0, "windows of every image to learn from besides the whole, drawn once; each is encoded once")
+    learning_rate: float = setting(1e-3, "peak learning rate")
+    per_device_train_batch_size: Count = setting(16, "images and crops a step and process")
+    per_device_eval_batch_size: Count = setting(16, "images and crops an evaluation step and process")
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for a value, or values together, that cannot be."""
+        _check_fields(self, DistilSettings)
+        if not self.embeddings:
+            raise UserError("embeddings: name the directory that keeps the teacher's embeddings, so that it encodes once")
+        if self.student and self.vision_config:
+            raise UserError(f"vision_config: the student starts as {self.student}, which has its sizes; give one of the two")

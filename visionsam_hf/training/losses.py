@@ -235,3 +235,23 @@ def bernoulli_kl(logits: Tensor, reference_logits: Tensor, where: Tensor) -> Ten
     divergence = probability * (logits - reference) - F.softplus(logits) + F.softplus(reference)
     weight = where.float()
     return (divergence * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1)
+
+
+def embedding_loss(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """How far a student's image embeddings are from its teacher's.
+
+    Args:
+        student: (B, C, h, w).
+        teacher: (B, C, H, W); a finer grid is averaged over areas, a coarser one interpolated.
+
+    Returns:
+        Squared distance over the teacher's squared norm, both over a whole image, and the cosine, mean over its cells,
+        both (B,) float32. A student that gives zeros has a distance of 1.
+    """
+    student, teacher = _full(student), _full(teacher)
+    if teacher.shape[-2:] != student.shape[-2:]:
+        is_finer = teacher.shape[-1] > student.shape[-1]
+        way = {"mode": "area"} if is_finer else {"mode": "bilinear", "align_corners": False}
+        teacher = F.interpolate(teacher, student.shape[-2:], **way)
+    distance = (student - teacher).square().sum((1, 2, 3)) / teacher.square().sum((1, 2, 3)).clamp(min=1e-12)
+    return distance, F.cosine_similarity(student, teacher, dim=1).mean((-2, -1))

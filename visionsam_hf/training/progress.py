@@ -12,6 +12,7 @@ _SHOWN = {
     "iou": ("IoU", "{:.3f}"),
     "iou/chosen": ("IoU with the chosen mask", "{:.3f}"),
     "iou/truth": ("IoU", "{:.3f}"),
+    "cosine": ("cosine to the teacher", "{:.3f}"),
     "rewards/accuracies": ("pairs right", "{:.0%}"),
     "learning_rate": ("lr", "{:.1e}"),
 }

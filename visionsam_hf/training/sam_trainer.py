@@ -1,4 +1,4 @@
-"""What supervised and preference training share: the model made ready, one forward for all mask tokens, exact averages."""
+"""What all trainings share: the model made ready, one forward for all mask tokens, exact averages."""
 
 import copy
 import math
@@ -43,7 +43,7 @@ class _DrawPromptsAnew(TrainerCallback):
 
 
 class SamTrainer(ResumableTrainer):
-    """`transformers.Trainer` for promptable masks; `SamSFTTrainer` and `SamDPOTrainer` say what the loss is.
+    """`transformers.Trainer` for promptable masks; `SamSFTTrainer`, `SamDPOTrainer` and `SamDistilTrainer` say what the loss is.
 
     The loss is a mean over the prompts of the whole accumulated batch on all processes, so it does not depend on how
     that batch is cut into pieces; in evaluation it is a mean over all prompts.
@@ -82,28 +82,16 @@ class SamTrainer(ResumableTrainer):
             raise UserError("train_dataset: give the rows to learn from")
         args = _with_lora(self.config() if args is None else args, peft_config)
         self.base_name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
-        seen = self._loss_sees(args, train_dataset)
-        model, self.processor = prepare_tuned(model, processing_class, args, **seen)
+        model, self.processor = self._prepare(model, processing_class, args, train_dataset)
         self.rule = choose_rule(args, self.processor)
         self.processor = remember_rule(self.processor, self.rule)
-        cache = None
-        if args.embeddings:
-            # On the device that will train.
-            cache = open_cache(args, model.to(args.device), self.processor)
-        common = dict(
-            processor=self.processor,
-            image_side=image_side(model),
-            mask_side=mask_side(model),
-            cache=cache,
-            rule=self.rule,
-            target_resize=args.target_resize,
-        )
+        common = self._shown(model, args)
         train_samples = self._samples(train_dataset, args, training=True, **common)
         eval_samples = self._samples(eval_dataset, args, training=False, **common) if eval_dataset else None
         if args.device.type == "cuda":
             args.dataloader_pin_memory = True
         super().__init__(
-            model=bind_predict_tokens(model, fast=args.fast is not False, compiled=args.compile_decoder),
+            model=self._with_forward(model, args),
             args=args,
             data_collator=self.collator,
             train_dataset=train_samples,
@@ -125,6 +113,29 @@ class SamTrainer(ResumableTrainer):
 
     def _get_ready(self) -> None:
         """Once all is in place: what the loss needs beside the model."""
+
+    def _prepare(
+        self, model: str | SamModel, processing_class: SamProcessor | None, args: Any, rows: datasets.Dataset
+    ) -> tuple[SamModel | PeftModel, SamProcessor]:
+        """The model that trains, and its processor."""
+        return prepare_tuned(model, processing_class, args, **self._loss_sees(args, rows))
+
+    def _shown(self, model: SamModel | PeftModel, args: Any) -> dict[str, Any]:
+        """What the samples of both splits need to know."""
+        # On the device that will train.
+        cache = open_cache(args, model.to(args.device), self.processor) if args.embeddings else None
+        return dict(
+            processor=self.processor,
+            image_side=image_side(model),
+            mask_side=mask_side(model),
+            cache=cache,
+            rule=self.rule,
+            target_resize=args.target_resize,
+        )
+
+    def _with_forward(self, model: SamModel | PeftModel, args: Any) -> SamModel | PeftModel:
+        """The model whose `model(...)` is what the loss calls."""
+        return bind_predict_tokens(model, fast=args.fast is not False, compiled=args.compile_decoder)
 
     def _loss_sees(self, args: Any, train_dataset: datasets.Dataset) -> dict[str, Any]:
         """Arguments of `prepare_tuned`, by which it knows what learns."""

@@ -1,6 +1,7 @@
 """The card that a trainer leaves beside a model; the stages of `visionsam` write a fuller one, with figures and licences."""
 
 import importlib.metadata
+import re
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -9,7 +10,7 @@ from peft import PeftModel
 
 from visionsam_hf.data.data_card import markdown_table
 from visionsam_hf.data.records import PACKAGED_MODEL, as_plain, looks_local, pretrained_name
-from visionsam_hf.training.hyperparameters import DPOSettings, SFTSettings
+from visionsam_hf.training.hyperparameters import DistilSettings, DPOSettings, SFTSettings
 
 _ARGUMENTS = (
     *("num_train_epochs", "max_steps", "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps"),
@@ -63,11 +64,12 @@ def trainer_card(trainer: Any) -> ModelCard:
         tags=["sam", "segment-anything", "defect-segmentation", "visionsam", "generated_from_trainer"],
         **links,
     )
-    own = [field.name for kind in (SFTSettings, DPOSettings) for field in fields(kind)]
+    own = [field.name for kind in (SFTSettings, DPOSettings, DistilSettings) for field in fields(kind)]
     given, usual = as_plain(trainer.args), _defaults(type(trainer.args))
     names = dict.fromkeys(name for name in (*own, *_ARGUMENTS) if name in given and given[name] != usual[name])
     logged = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
-    last = {name: value for entry in logged for name, value in entry.items() if "loss" in name or "iou" in name}
+    shown = re.compile("loss|iou|cosine")
+    last = {name: value for entry in logged for name, value in entry.items() if shown.search(name)}
     body = _BODY.format(
         base=base or "a model in memory",
         trainer=type(trainer).__name__,
