@@ -206,7 +206,8 @@ def drawn_windows(original_size: Sequence[int], image_hash: str, count: int) -> 
     windows = []
     for _ in range(count):
         side = round(min(height, width) * 2 ** draw.uniform(-2, 0))
-        windows.append(Window(*(int(draw.integers(end - side + 1)) for end in (width, height)), side, side))
+        x, y = (int(draw.integers(end - side + 1)) for end in (width, height))
+        windows.append(Window(x, y, side, side))
     return windows
 
 

@@ -234,7 +234,9 @@ class DistilSettings(TrainerSettings):
         "sizes of a new student's encoder, fields of SamVisionConfig such as {hidden_size: 192, num_hidden_layers: 6}; "
         "those left out: 256 pixels, patches of 16, 6 layers of 192 with 3 heads, all of them global",
     )
-    crops: Annotated[int, Field(ge=0)] = setting(0, "windows of every image to learn from besides the whole, drawn once; each is encoded once")
+    crops: Annotated[int, Field(ge=0)] = setting(
+        0, "windows of every image to learn from besides the whole, drawn once; each is encoded once"
+    )
     learning_rate: float = setting(1e-3, "peak learning rate")
     per_device_train_batch_size: Count = setting(16, "images and crops a step and process")
     per_device_eval_batch_size: Count = setting(16, "images and crops an evaluation step and process")
