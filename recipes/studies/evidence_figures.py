@@ -103,13 +103,14 @@ def rounds_figure(evidence: Mapping[str, Any]) -> Figure | None:
 
 
 def minutes_figure(evidence: Mapping[str, Any]) -> Figure | None:
-    """The gain over SFT-SAM against people's minutes; objectives of one name up to its last comma are one line."""
+    """The gain over SFT-SAM against people's minutes; objectives of one name up to its last comma are one line, if several."""
     splits = evidence["objectives"]
     lines: dict[str, list[str]] = {}
     for name in next(iter(splits.values())):
         family, comma, _ = name.rpartition(", ")
         if comma and name.endswith(" min"):
             lines.setdefault(family, []).append(name)
+    lines = {family: names for family, names in lines.items() if len(names) > 1}
     if not lines:
         return None
 
@@ -135,12 +136,12 @@ def flips_figure(evidence: Mapping[str, Any]) -> Figure:
 
 def _gain_figure(splits: Mapping[str, Any], label: str, draw: Callable[[Axes, Mapping[str, Any]], None]) -> Figure:
     """A panel a split of gains over SFT-SAM, drawn by `draw`."""
-    figure, panels = _panels(splits, height=3.0, label=label)
+    figure, panels = _panels(splits, height=3.4, label=label)
     for axes, systems in zip(panels, splits.values()):
         axes.axhline(0, color=MUTED, linewidth=1)
         draw(axes, systems)
     panels[0].set_ylabel("IoU points against SFT-SAM")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
