@@ -68,7 +68,7 @@ def test_people_rank_and_the_same_command_goes_on(folder, model_dir, tmp_path, c
     assert tune("--model", model_dir, "--people", *_SHORT) == 0
     printed = capsys.readouterr().out
     out = tmp_path / "outputs" / "cracks"
-    assert "visionsam annotate serve --candidates outputs/cracks/candidates --order diverse --store outputs/cracks/annotations.sqlite" in printed
+    assert "visionsam annotate serve --candidates outputs/cracks/candidates --store outputs/cracks/annotations.sqlite" in printed
     assert (out / "candidates").is_dir() and not (out / "preferences").exists()
 
 

@@ -58,8 +58,8 @@ def run(settings: TuneSettings) -> None:
     ranking = stages.index("annotate")
     run_pipeline(out / "recipe", only=stages[:ranking])
     if settings.people and not Path(recipe["annotate"]["store"]).is_file():
-        serve = f"visionsam annotate serve --candidates {out / 'candidates'} --order diverse --store {recipe['annotate']['store']}"
-        print(f"Now people rank. Start the page:\n  {serve}\nThen repeat this command; it goes on from there.")
+        serve = f"visionsam annotate serve --candidates {out / 'candidates'} --store {recipe['annotate']['store']}"
+        print(f"Now people rank. Start the page:\n  {serve} --order diverse\nThen repeat this command; it goes on from there.")
         return
     pairs = _splits_of_pairs(out)
     rest, changes, best = stages[ranking + 1 :], {}, "dpo"
