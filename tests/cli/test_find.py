@@ -8,6 +8,7 @@ from defect_examples import write_discs
 
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.dataset_directory import load_split
+from visionsam_hf.data.records import PACKAGED_MODEL
 from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
@@ -67,6 +68,19 @@ def test_a_finder_is_trained_evaluated_and_used(finder, made, tmp_path, capsys):
     assert verdicts[0]["score"] == verdicts[1]["score"]  # the same photograph
     coco = json.loads((tmp_path / "out" / "coco.json").read_text())
     assert len(coco["images"]) == 2 and len(coco["annotations"]) == answer["masks"]
+
+
+def test_what_is_found_is_written_and_builds_again(made, tmp_path):
+    """With a model that knows what a thing is: the random one's masks are empty, and dropped."""
+    words = ["--model_name_or_path", PACKAGED_MODEL, "--dataset", made / "data", "--embeddings", tmp_path / "cache"]
+    assert run("find", *words, "--finder", "head", "--false_alarm_rate", "0.9", "--output_dir", tmp_path / "finder") == 0
+    words = ["--model", PACKAGED_MODEL, "--image", made / "photos", "--finder", tmp_path / "finder"]
+    assert run("predict", *words, "--output", tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "coco.json").read_text())["annotations"]
+    assert found and (tmp_path / "out" / "masks").is_dir()
+    words = ["--data_dir", made / "photos", "--annotations", tmp_path / "out" / "coco.json", "--validation", "0", "--test", "0"]
+    assert run("build", "coco", *words, "--output_dir", tmp_path / "built") == 0
+    assert sum(len(row["objects"]) for row in load_split(tmp_path / "built", "train", kind="segmentation")) == len(found)
 
 
 def test_the_report_shows_what_was_found_and_missed(made, tmp_path, capsys):

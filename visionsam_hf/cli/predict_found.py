@@ -22,6 +22,7 @@ from visionsam_hf.inference.prediction_files import (
     Predicted,
     PredictionWriter,
     Prompt,
+    predicted,
     replaced_directory,
     same_prompt,
 )
@@ -58,7 +59,7 @@ def run_found(settings: PredictSettings, read: Callable[[Path], Image]) -> None:
                 found = finder_maps(finder, embedding, (image.height, image.width))
                 score = found.score
                 masks = find_masks(model, embedding, found.sharp, config.plan) if score >= config.threshold else []
-                writer.add(entry, np.asarray(image), [_predicted(mask) for mask in masks])
+                writer.add(entry, np.asarray(image), [_kept(mask) for mask in masks])
                 table.writerow(_verdict(entry.name, score, masks, config))
                 defective += score >= config.threshold
     seconds = time.perf_counter() - started
@@ -67,10 +68,10 @@ def run_found(settings: PredictSettings, read: Callable[[Path], Image]) -> None:
     print(json.dumps(answer | {"output": settings.output}))
 
 
-def _predicted(found: FoundMask) -> Predicted:
+def _kept(found: FoundMask) -> Predicted:
     box, point = found.region.box, found.region.point
     prompt = Prompt(box=box) if found.kind == "box" else Prompt(point=tuple(map(float, point)))
-    return Predicted(prompt, found.mask, found.score)
+    return predicted(prompt, found.mask, found.score)
 
 
 def _verdict(name: str, score: float, masks: list[FoundMask], config: Any) -> tuple[Any, ...]:
