@@ -170,7 +170,8 @@ def _checked_rle(code: dict[str, Any], width: int, height: int) -> dict[str, Any
     size, counts = _decoded(code.get("size")), code.get("counts")
     if size != [height, width]:
         raise ValueError(f"the run-length code is for {size} (height, width), the image has {[height, width]}")
-    runs = _runs(counts) if isinstance(counts, str) and not counts.startswith("[") else _decoded(counts)
+    # A compressed code may begin with "[", but never ends with "]", whose bit 0x20 says that the value goes on.
+    runs = _runs(counts) if isinstance(counts, str) and not counts.endswith("]") else _decoded(counts)
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
         raise ValueError("the run-length code is damaged")
     if sum(runs) != width * height:

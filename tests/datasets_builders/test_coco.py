@@ -69,6 +69,17 @@ def test_polygons_several_an_object_and_run_length_codes(tmp_path):
     assert found["two"]["objects"][0]["defect"] == "scratch" and decode_mask(found["two"]["mask"]).sum() == 300
 
 
+def test_a_run_length_code_may_begin_like_a_list(tmp_path):
+    mask = np.zeros((48, 64), bool)
+    mask[43:46, :5] = True
+    code = encode_rle(mask)
+    assert code["counts"].startswith("[")
+    image(tmp_path / "root" / "a.png")
+    coco(tmp_path / "root" / "a.json", ["a.png"], code)
+    _, rows = all_train(tmp_path / "root", tmp_path)
+    np.testing.assert_array_equal(decode_rle(rows[0]["objects"][0]["rle"]), mask)
+
+
 LABEL_STUDIO = [
     "images\\cb0618f6-part_1.png",  # Windows
     "..\\..\\label-studio\\media\\upload\\4\\cb0618f6-part_1.png",  # 1.16, with images

@@ -63,7 +63,7 @@ def test_a_full_disk_is_one_line_and_the_repeat_succeeds(stage, project, mountab
         full += 1
         one_line(ending, "No space left", "disk is full")
         assert not list((kept / "out" / "result").glob("*")), "half a result under the final name"
-        if stage not in ("sft", "dpo"):
+        if stage not in ("sft", "dpo", "distil"):  # what a training has learnt is kept for the repeat
             assert list(strays(kept)) == []
 
         def with_space():

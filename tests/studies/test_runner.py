@@ -71,7 +71,7 @@ def without_seconds(values):
 def test_a_study_goes_on_where_it_stopped(config, tmp_path, capsys, encoded):
     assert cli.main(["evidence", str(config)]) == 0
     printed = capsys.readouterr().out
-    assert "16 systems in 4 cells, 1 folds; 19 results to make" in printed
+    assert "16 systems in 4 cells, 1 folds; 20 results to make" in printed
     evidence = json.loads((tmp_path / "out/evidence.json").read_text())
     for split in ("heldout", "test", "ranked"):
         assert list(evidence["objectives"][split]) == ["SAM", "Fill the box", "GrabCut", "Otsu", "SFT-SAM", *OBJECTIVES]
@@ -92,7 +92,7 @@ def test_a_study_goes_on_where_it_stopped(config, tmp_path, capsys, encoded):
     assert not list((tmp_path / "cache" / "reference").iterdir())
 
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
-    assert len(runs) == 19
+    assert len(runs) == 20
     first = json.loads((tmp_path / "out/evidence.json").read_text(), object_hook=without_seconds)
     lost = next(path for path in runs if path.name.startswith("chosen_only-masks3-seed1"))
     lost.unlink()
