@@ -28,6 +28,7 @@ evaluation = trainer.evaluate()
 if trainer.is_world_process_zero():
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     print(json.dumps({"processes": trainer.accelerator.num_processes, "losses": losses, "evaluation": evaluation}))
+trainer.accelerator.end_training()
 """
 
 

@@ -3,6 +3,7 @@
 A run that fails or is killed leaves the result before it as it was, and never stands in the way of its repetition.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import datetime
@@ -20,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from visionsam_hf.data.errors import UserError, writing_error
-from visionsam_hf.data.files import replace_directory
+from visionsam_hf.data.files import names_in, replace_directory
 from visionsam_hf.data.records import (
     RECORD,
     as_plain,
@@ -120,8 +121,18 @@ def join_launched(*, wait: bool) -> None:
         # Else accelerate takes each process for the only one. The state is shared by whoever asks for it later.
         os.environ["ACCELERATE_USE_CPU"] = "true"
         PartialState(cpu=True)
+    atexit.unregister(_leave_group)
+    atexit.register(_leave_group)
     if wait:
         PartialState().wait_for_everyone()
+
+
+def _leave_group() -> None:
+    # A thread of the group that is left when Python has ended would abort the process, its work done.
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def refuse_to_replace(stage: str, settings: Any) -> None:
@@ -185,7 +196,8 @@ def stage_run(stage: str, settings: Any, *, resumable: bool = False, into_existi
     inputs = _fingerprints(settings)
     if final.exists() and not final.is_dir():
         raise UserError(f"{final}: is a file; choose another output_dir")
-    if not into_existing and final.is_dir() and any(final.iterdir()) and not (final / RECORD).is_file():
+    names = set() if into_existing else names_in(final)
+    if names and RECORD not in names:
         raise UserError(f"{final}: holds files that no stage wrote; choose another output_dir, or empty it yourself")
     work = final / f".{stage}.partial" if into_existing else final.with_name(final.name + ".partial")
     started = time.perf_counter()

@@ -41,17 +41,25 @@ def written_directory(path: Path) -> Iterator[Path]:
 
 
 def replace_directory(new: Path, path: Path) -> None:
-    """Give the directory `new` the name `path`, and remove what had it.
+    """Give the directory `new` the name `path`, and remove what had it; of several at once the last stays.
 
     Whoever is killed in between leaves that as `path` + ".old"; the next call removes it.
     """
     old = path.with_name(f"{path.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    if path.exists():
-        os.rename(path, old)
-    os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
+    with _locked(path.parent):
+        if old.exists():
+            shutil.rmtree(old)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(new, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def names_in(directory: Path) -> set[str]:
+    """The names of what a directory holds; none where it is not there, or is being replaced right now."""
+    with contextlib.suppress(FileNotFoundError):
+        return set(os.listdir(directory))
+    return set()
 
 
 @contextlib.contextmanager
@@ -65,7 +73,7 @@ def unfinished(path: Path, *, is_directory: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     lock = None
     try:
-        lock = _locked(temporary, is_directory)
+        lock = _made_and_locked(temporary, is_directory)
         yield temporary
     finally:
         _remove(temporary)
@@ -87,7 +95,26 @@ def remove_leftovers(directory: Path, name: str | None = None) -> None:
                 os.close(handle)
 
 
-def _locked(temporary: Path, is_directory: bool) -> int | None:
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file or directory that is there, alone among those who ask for it so."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        _lock(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    with contextlib.suppress(OSError):  # a file system without locks: `remove_leftovers` gets none there either
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _made_and_locked(temporary: Path, is_directory: bool) -> int | None:
     """Make the file or directory and lock it where that is possible; the lock's handle."""
     while True:
         if is_directory:
@@ -98,8 +125,7 @@ def _locked(temporary: Path, is_directory: bool) -> int | None:
             return None
         with contextlib.suppress(FileNotFoundError):
             handle = os.open(temporary, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # a file system without locks: `remove_leftovers` gets none there either
-                fcntl.flock(handle, fcntl.LOCK_EX)
+            _lock(handle)
             if temporary.exists():
                 return handle
             os.close(handle)  # it was taken for a leftover between our making it and our locking it

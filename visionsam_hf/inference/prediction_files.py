@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from datasets_builders.photographs import image_files, path_inside
 from visionsam_hf.data.errors import UserError, writing
-from visionsam_hf.data.files import written_directory
+from visionsam_hf.data.files import names_in, written_directory
 from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle, mask_box
 from visionsam_hf.data.overlays import PREDICTION, Overlay, draw
 from visionsam_hf.data.records import looks_local
@@ -226,7 +226,8 @@ def replaced_directory(output: Path) -> Iterator[Path]:
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; choose another --output")
-    if output.is_dir() and any(output.iterdir()) and not (output / COCO).is_file():
+    names = names_in(output)
+    if names and COCO not in names:
         raise UserError(f"{output}: holds files that predict did not write; choose another --output")
     with writing(output.parent), written_directory(output) as work, writing(work):
         yield work
