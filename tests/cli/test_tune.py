@@ -110,6 +110,29 @@ def test_the_source_follows_from_the_folder(folder, tmp_path):
     assert command(export) == "build coco"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "dpo.max_stpes=3"], "did you mean 'max_steps'?"),
+        (["--set", "evaluate-sam.splt=test"], "did you mean 'split'?"),
+        (["--model", "lite-medsm"], "lite-medsam"),
+        (["--model", "owner/none"], "check the name and the network"),
+    ],
+)
+def test_a_slip_is_told_before_the_plan(folder, words, told, capsys):
+    assert tune("--dry_run", *words) == 2
+    printed = capsys.readouterr()
+    assert told in printed.err.splitlines()[-1] and "would run" not in printed.out
+
+
+def test_photographs_without_masks_can_be_skipped(folder, model_dir, capsys):
+    next((folder / "masks").iterdir()).unlink()
+    assert tune("--model", model_dir, "--dry_run") == 2
+    assert "--on_error skip" in capsys.readouterr().err
+    assert tune("--model", model_dir, "--dry_run", "--on_error", "skip") == 0
+    assert "would run" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("pair", ["sft", "sft.x", "nothing.lr=1"])
 def test_a_wrong_set_is_one_line(folder, model_dir, pair, capsys):
     assert tune("--model", model_dir, "--set", pair) == 2

@@ -40,7 +40,8 @@ class TuneSettings:
 
     data_dir: str = setting("", "DIR: photographs and masks in any layout of docs/data.md, or COCO", required=True, input=True)
     output_dir: str = setting("", "where everything goes (default: outputs/ and the folder's name)")
-    model: str = setting("", "the SAM to tune (default: lite-medsam or mobile-sam when here, else visionsam-tiny)")
+    model: str = setting("", "the SAM to tune (default: lite-medsam or mobile-sam when here, else visionsam-tiny)", input="model")
+    on_error: Literal["stop", "skip"] = setting("stop", "at a damaged photograph or a missing mask: stop, or skip and count it")
     people: bool = setting(False, "people rank, not the oracle: stops with the command that starts the page, then goes on")
     dry_run: bool = setting(False, "say what would happen and about how long it takes, and write nothing")
     set: list[str] = setting([], "stage.key=value ...: changes of the recipe")

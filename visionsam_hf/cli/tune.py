@@ -17,7 +17,7 @@ from PIL import Image
 
 from datasets_builders.coco import is_coco
 from visionsam_hf.cli.candidates import NoPairs
-from visionsam_hf.cli.command_line import COMMANDS, execute
+from visionsam_hf.cli.command_line import execute, settings_class
 from visionsam_hf.cli.evaluate import FEW
 from visionsam_hf.cli.options import TuneSettings
 from visionsam_hf.cli.pipeline import run_pipeline, split_change
@@ -72,7 +72,9 @@ def run(settings: TuneSettings) -> None:
     run_pipeline(out / "recipe", only=rest, changes=changes)
     _link(out / "model", out / best)
     few = next((f" (of only {of['objects']} prompts)" for of in table if of["split"] == "test" and of["objects"] < FEW), "")
-    print(f"tune: report {out / 'report' / 'report.html'}{few}, model {out / 'model'}, recipe {out / 'recipe'}")
+    chosen = {"sft": "SFT-SAM", "dpo": "VisionSAM, no worse on validation than SFT-SAM"}[best]
+    report, model = out / "report" / "report.html", out / "model"
+    print(f"tune: report {report}{few}, model {model} ({chosen}), recipe {out / 'recipe'}")
 
 
 def _splits_of_pairs(out: Path) -> list[str]:
@@ -103,7 +105,7 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
     """Name -> content of every YAML of the recipe; `pipeline` lists the stages.
 
     Raises:
-        UserError: a `set` that is no `stage.key=value` of a stage.
+        UserError: a `set` that is no `stage.key=value` of a stage, or gives a stage what it does not take.
     """
     root = Path(settings.data_dir)
     if not root.is_dir():
@@ -119,7 +121,8 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
     judged = {"eval_split": "validation", **cached}
     looks = {"group_similar": True} if source == "masks" else {}
     recipe: dict[str, dict[str, Any]] = {
-        "build": {"data_dir": str(root), "output_dir": at["data"], "validation": 0.15, "test": 0.2, **looks},
+        "build": {"data_dir": str(root), "output_dir": at["data"], "validation": 0.15, "test": 0.2, **looks}
+        | ({} if settings.on_error == "stop" else {"on_error": settings.on_error}),
         "embed": {**untouched, "splits": list(_SPLITS), **cached, "output_dir": at["embed"]},
         "sft": {**untouched, **judged, "output_dir": at["sft"]}
         | {"w_dice": 1.0, "w_iou": 0.1, "mask_output": "both", "box_jitter": 0.05}
@@ -156,6 +159,10 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
     }
     recipe["pipeline"] = {"stages": [*stages, {"name": "report", "run": "report"}]}
     _change(recipe, settings.set)
+    for stage in recipe["pipeline"]["stages"]:  # before the first hour of work
+        command, name = stage["run"], stage["name"]
+        values = {**recipe[name if name in recipe else command.split()[0]], **stage.get("set", {})}
+        build_settings(settings_class(command), values, source=f"tune, stage {name}")
     return recipe
 
 
@@ -186,7 +193,7 @@ def _built(recipe: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     command = recipe["pipeline"]["stages"][0]["run"]
     with tempfile.TemporaryDirectory() as aside:
         values = {**recipe["build"], "output_dir": f"{aside}/data"}
-        execute(command, build_settings(COMMANDS[command].settings, values, source="tune"))
+        execute(command, build_settings(settings_class(command), values, source="tune"))
         table = dataset_table(f"{aside}/data")
     missing = set(_SPLITS) - {of["split"] for of in table if of["objects"]}
     if missing:
@@ -229,7 +236,7 @@ def _link(link: Path, target: Path) -> None:
 
 def _say_plan(recipe: Mapping[str, Mapping[str, Any]], model: str) -> None:
     """What would happen, and about how long it takes here."""
-    table = _built(recipe)
+    table, (encoding, decoding) = _built(recipe), _rates(model)
     images = sum(of["images"] for of in table)
     objects = {of["split"]: of["objects"] for of in table}
     print(f"tune: would run, with {model}:")
@@ -238,7 +245,6 @@ def _say_plan(recipe: Mapping[str, Mapping[str, Any]], model: str) -> None:
         print(f"  {stage['name']:<18} {stage['run']:<16} -> {output}")
     # One window a prompt, at most; the photographs themselves where they are shown whole.
     encoded = images if recipe["embed"].get("window") == "whole" else sum(objects.values())
-    encoding, decoding = _rates(model)
     most = recipe["candidates"]["max_prompts"] or max(objects.values())
     ranked = min(objects["train"], most) + min(objects["validation"], most)
     steps = sum(recipe[name].get("max_steps", _STEPS[name]) for name in _STEPS)

@@ -79,7 +79,8 @@ def fingerprint(name_or_path: str | Path, kind: str = "dataset") -> str:
     path = Path(resolve_model(name))
     if not path.exists():
         if looks_local(name):
-            raise UserError(f"{name}: no such file or directory; run the stage that writes it, or mend the path")
+            named = f" (by name there are {PACKAGED_MODEL}, lite-medsam and mobile-sam)" if kind == "model" else ""
+            raise UserError(f"{name}: no such file or directory; mend the path, or run the stage that writes it{named}")
         commit = _hub_commit(name, kind)
         return f"hub:{name}@{commit}" if commit else f"hub:{name}"
     record = path / RECORD

@@ -54,7 +54,7 @@ def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None)
                 raise UserError(f"{name_or_path}: holds pickled weights only; save them as safetensors")
             return initialise(_sam_config(name_or_path, path), seed=seed)
     elif looks_local(name_or_path):
-        raise UserError(f"{name_or_path}: no such model; give a directory, a Hub id, or visionsam-tiny")
+        raise UserError(f"{name_or_path}: no such model; give a directory, a Hub id, visionsam-tiny, lite-medsam or mobile-sam")
     config = _sam_config(name_or_path, path, revision)
     return load_weights(model_class(config), name_or_path, str(path), revision=revision)
 
