@@ -73,8 +73,8 @@ def run(settings: TuneSettings) -> None:
     _link(out / "model", out / best)
     few = next((f" (of only {of['objects']} prompts)" for of in table if of["split"] == "test" and of["objects"] < FEW), "")
     chosen = {"sft": "SFT-SAM", "dpo": "VisionSAM, no worse on validation than SFT-SAM"}[best]
-    report, model = out / "report" / "report.html", out / "model"
-    print(f"tune: report {report}{few}, model {model} ({chosen}), recipe {out / 'recipe'}")
+    report = out / "report" / "report.html"
+    print(f"tune: report {report}{few}, model {out / 'model'} ({chosen}), recipe {out / 'recipe'}")
 
 
 def _splits_of_pairs(out: Path) -> list[str]:
