@@ -305,7 +305,8 @@ def test_a_role_follows_from_the_stages_that_made_a_model(models, tmp_path):
     assert {role: role_of(model) for role, model in models.items()} == {role: role for role in models}
     again = trained(tmp_path / "second-round", "dpo", trained(tmp_path / "merged", "merge", models["VisionSAM"]))
     assert role_of(again) == "VisionSAM"
-    assert role_of("visionsam-tiny") == "SAM"
+    assert role_of("visionsam-tiny") == role_of("lite-medsam-128") == "SAM"
+    assert role_of(trained(tmp_path / "of-mobile", "sft", "mobile-sam-512")) == "SFT-SAM"
     for other in ("baseline:otsu", "facebook/sam2.1-hiera-tiny", "me/visionsam", str(tmp_path / "gone")):
         assert role_of(other) is None
     assert role_of(trained(tmp_path / "of-another", "sft", "facebook/sam2.1-hiera-tiny")) is None

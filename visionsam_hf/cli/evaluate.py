@@ -16,13 +16,12 @@ from visionsam_hf.data.dataset_directory import load_split, split_to_judge_by
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.windows import choose_rule
 from visionsam_hf.embeddings.cache import EmbeddingCache, open_cache
+from visionsam_hf.evaluation.comparison import FEW
 from visionsam_hf.evaluation.evaluator import Predictor, model_predictor, score_dataset, summarise
 from visionsam_hf.evaluation.per_sample import FILE, CaseThresholds, join_parts, read_columns, write_groups
 from visionsam_hf.inference.baselines import find_baseline, iterate_baseline
 from visionsam_hf.inference.other_sams import load_promptable, model_family
 from visionsam_hf.models.loading import load_model, load_processor
-
-FEW = 30  # prompts whose interval is as wide as most effects are large
 
 
 def run(settings: EvaluateSettings) -> None:

@@ -18,13 +18,13 @@ from PIL import Image
 from datasets_builders.coco import is_coco
 from visionsam_hf.cli.candidates import NoPairs
 from visionsam_hf.cli.command_line import execute, settings_class
-from visionsam_hf.cli.evaluate import FEW
 from visionsam_hf.cli.options import TuneSettings
 from visionsam_hf.cli.pipeline import run_pipeline, split_change
 from visionsam_hf.data.dataset_directory import split_names
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import PACKAGED_MODEL
 from visionsam_hf.data.settings import build_settings
+from visionsam_hf.evaluation.comparison import FEW
 from visionsam_hf.evaluation.result_files import dataset_table
 from visionsam_hf.inference.prediction import encode_image, predict_at
 from visionsam_hf.models.loading import load_model, load_processor, to_best_device
@@ -49,6 +49,7 @@ def run(settings: TuneSettings) -> None:
     out = Path(settings.output_dir)
     model = settings.model or _model_here()
     recipe = recipe_of(settings, model, out)
+    _check(recipe)
     if settings.dry_run:
         _say_plan(recipe, model)
         return
@@ -105,7 +106,7 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
     """Name -> content of every YAML of the recipe; `pipeline` lists the stages.
 
     Raises:
-        UserError: a `set` that is no `stage.key=value` of a stage, or gives a stage what it does not take.
+        UserError: a `set` that is no `stage.key=value` of a stage.
     """
     root = Path(settings.data_dir)
     if not root.is_dir():
@@ -159,10 +160,6 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
     }
     recipe["pipeline"] = {"stages": [*stages, {"name": "report", "run": "report"}]}
     _change(recipe, settings.set)
-    for stage in recipe["pipeline"]["stages"]:  # before the first hour of work
-        command, name = stage["run"], stage["name"]
-        values = {**recipe[name if name in recipe else command.split()[0]], **stage.get("set", {})}
-        build_settings(settings_class(command), values, source=f"tune, stage {name}")
     return recipe
 
 
@@ -182,6 +179,14 @@ def _change(recipe: dict[str, dict[str, Any]], pairs: list[str]) -> None:
         # Into the YAML that the stage alone has, else beside its name.
         values = recipe[stage] if stage in recipe else stages[stage].setdefault("set", {})
         values[key] = yaml.safe_load(value)
+
+
+def _check(recipe: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `UserError` for what a stage does not take, before the first hour of work."""
+    for stage in recipe["pipeline"]["stages"]:
+        command, name = stage["run"], stage["name"]
+        values = {**recipe[name if name in recipe else command.split()[0]], **stage.get("set", {})}
+        build_settings(settings_class(command), values, source=f"tune, stage {name}")
 
 
 def _built(recipe: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from visionsam_hf.evaluation.per_sample import BINS, bin_index
 from visionsam_hf.evaluation.result_files import ROLES, Key, SplitResult, lineage, role_of, stage_record
 
 HEADLINE = ("iou", "dice")
+FEW = 30  # prompts whose interval is as wide as most effects are large
 _CURVE_POINTS = 40
 _CURVE_WINDOW = 0.2  # of the prompts, around each point of the curve
 # The paper's table: VISION, held-out categories, ViT-B, box prompts.

@@ -18,7 +18,7 @@ from datasets import Features
 
 from visionsam_hf.data.dataset_directory import split_names
 from visionsam_hf.data.errors import UserError, decoding
-from visionsam_hf.data.records import RECORD, looks_local, read_record, resolve_model
+from visionsam_hf.data.records import RECORD, looks_local, pretrained_name, read_record, resolve_model
 from visionsam_hf.evaluation.metrics import METRICS
 from visionsam_hf.evaluation.per_sample import FILE, read_columns, take_rows, take_token
 from visionsam_hf.inference import BASELINE_PREFIX
@@ -166,11 +166,13 @@ def role_of(model: str) -> str | None:
 
 def _is_sam(model: str) -> bool:
     """Whether a model that no stage trained is SAM: by its config.json, on the Hub by its name."""
+    if pretrained_name(model):
+        return True
     directory = Path(resolve_model(model))
     if not directory.exists() and not looks_local(model):
         return model.rpartition("/")[2].startswith("sam-vit")
     try:
-        return json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type") == "sam"
+        return json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type") in ("sam", "mobile_sam")
     except (OSError, ValueError):
         return False
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from visionsam_hf.evaluation.comparison import (
+    FEW,
     HEADLINE,
     PAPER,
     Systems,
@@ -262,6 +263,8 @@ def _verdict(report: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
         f"{praise}: its masks share {entries[best]['iou']:.1%} of their area with the true defect "
         f"(IoU, mean over {entries[best]['n']:,} prompts on {entries[best]['images']:,} images)."
     ]
+    if entries[best]["n"] < FEW:
+        sentences.append("So few prompts say little of the next ones: look at the intervals, and give more photographs.")
     untouched = next((name for name in shown if entries[name]["role"] == "SAM"), best)
     if untouched != best:
         sentences.append(f"{untouched}, untouched, reaches {entries[untouched]['iou']:.1%}.")
