@@ -1,6 +1,5 @@
 """A file or directory has its name only when it is whole; what a killed writer left goes, a living one's work stays."""
 
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -54,19 +53,17 @@ def test_a_directory_replaces_the_one_before(tmp_path):
 
 
 def test_writers_that_end_together_leave_one_whole_directory(tmp_path):
-    def replace_often(number: int) -> int:
-        for turn in range(100):
-            with written_directory(tmp_path / "d") as temporary:
-                (temporary / f"{number}-{turn}").write_text("whole")
-        return 0
-
     children = []
     for number in range(4):
         if (child := os.fork()) == 0:
             code = 1
-            with contextlib.suppress(OSError):
-                code = replace_often(number)
-            os._exit(code)
+            try:
+                for turn in range(100):
+                    with written_directory(tmp_path / "d") as temporary:
+                        (temporary / f"{number}-{turn}").write_text("whole")
+                code = 0
+            finally:
+                os._exit(code)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0, 0]
     assert len(names(tmp_path)) == 2 and names(tmp_path)[1].endswith("-99")

@@ -73,9 +73,9 @@ def run(settings: TuneSettings) -> None:
     run_pipeline(out / "recipe", only=rest, changes=changes)
     _link(out / "model", out / best)
     few = next((f" (of only {of['objects']} prompts)" for of in table if of["split"] == "test" and of["objects"] < FEW), "")
-    chosen = {"sft": "SFT-SAM", "dpo": "VisionSAM, no worse on validation than SFT-SAM"}[best]
+    guarded = ", no worse on validation than SFT-SAM" if best == "dpo" and "validation" in pairs else ""
     report = out / "report" / "report.html"
-    print(f"tune: report {report}{few}, model {out / 'model'} ({chosen}), recipe {out / 'recipe'}")
+    print(f"tune: report {report}{few}, model {out / 'model'} ({_MODELS[best]}{guarded}), recipe {out / 'recipe'}")
 
 
 def _splits_of_pairs(out: Path) -> list[str]:
@@ -184,9 +184,12 @@ def _change(recipe: dict[str, dict[str, Any]], pairs: list[str]) -> None:
 def _check(recipe: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise `UserError` for what a stage does not take, before the first hour of work."""
     for stage in recipe["pipeline"]["stages"]:
-        command, name = stage["run"], stage["name"]
-        values = {**recipe[name if name in recipe else command.split()[0]], **stage.get("set", {})}
-        build_settings(settings_class(command), values, source=f"tune, stage {name}")
+        build_settings(settings_class(stage["run"]), _values(recipe, stage), source=f"tune, stage {stage['name']}")
+
+
+def _values(recipe: Mapping[str, Mapping[str, Any]], stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's keys as the pipeline puts them together: its command's YAML, then what it sets itself."""
+    return {**recipe[stage["run"].split()[0]], **stage.get("set", {})}
 
 
 def _built(recipe: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -246,8 +249,7 @@ def _say_plan(recipe: Mapping[str, Mapping[str, Any]], model: str) -> None:
     objects = {of["split"]: of["objects"] for of in table}
     print(f"tune: would run, with {model}:")
     for stage in recipe["pipeline"]["stages"]:
-        output = (stage.get("set") or {}).get("output_dir") or recipe[stage["run"].split()[0]]["output_dir"]
-        print(f"  {stage['name']:<18} {stage['run']:<16} -> {output}")
+        print(f"  {stage['name']:<18} {stage['run']:<16} -> {_values(recipe, stage)['output_dir']}")
     # One window a prompt, at most; the photographs themselves where they are shown whole.
     encoded = images if recipe["embed"].get("window") == "whole" else sum(objects.values())
     most = recipe["candidates"]["max_prompts"] or max(objects.values())

@@ -43,7 +43,8 @@ def written_directory(path: Path) -> Iterator[Path]:
 def replace_directory(new: Path, path: Path) -> None:
     """Give the directory `new` the name `path`, and remove what had it; of several at once the last stays.
 
-    Whoever is killed in between leaves that as `path` + ".old"; the next call removes it.
+    Whoever is killed in between leaves that as `path` + ".old"; the next call removes it. `path` is not right inside a
+    directory that is `unfinished` in this process: it would wait for its own lock.
     """
     old = path.with_name(f"{path.name}.old")
     with _locked(path.parent):

@@ -22,7 +22,8 @@ RECORD = "stage.json"
 PUBLISHED = "published.json"  # where a directory was pushed to; no part of what it is
 PACKAGED_MODEL = "visionsam-tiny"
 # Real SAMs by short names, at the square they were trained with or another: visionsam_hf/models/pretrained.py
-_PRETRAINED = re.compile(r"(lite-medsam|mobile-sam)(?:-([1-9]\d{0,4}))?")
+_SHORT_NAMES = ("lite-medsam", "mobile-sam")
+_PRETRAINED = re.compile(rf"({'|'.join(_SHORT_NAMES)})(?:-([1-9]\d{{0,4}}))?")
 MODELS_VARIABLE = "VISIONSAM_MODELS"
 
 HUB_SECONDS = 5.0  # to wait for the Hub before going on without it
@@ -79,7 +80,7 @@ def fingerprint(name_or_path: str | Path, kind: str = "dataset") -> str:
     path = Path(resolve_model(name))
     if not path.exists():
         if looks_local(name):
-            named = f" (by name there are {PACKAGED_MODEL}, lite-medsam and mobile-sam)" if kind == "model" else ""
+            named = f" (by name there are {PACKAGED_MODEL}, {' and '.join(_SHORT_NAMES)})" if kind == "model" else ""
             raise UserError(f"{name}: no such file or directory; mend the path, or run the stage that writes it{named}")
         commit = _hub_commit(name, kind)
         return f"hub:{name}@{commit}" if commit else f"hub:{name}"

@@ -165,7 +165,7 @@ def role_of(model: str) -> str | None:
 
 
 def _is_sam(model: str) -> bool:
-    """Whether a model that no stage trained is SAM: by its config.json, on the Hub by its name."""
+    """Whether a model that no stage trained is SAM: by its short name or its config.json, on the Hub by its name there."""
     if pretrained_name(model):
         return True
     directory = Path(resolve_model(model))
