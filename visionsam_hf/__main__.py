@@ -1,8 +1,7 @@
 """`python -m visionsam_hf` and `accelerate launch -m visionsam_hf`."""
 
-import sys
-
 from visionsam_hf.cli.command_line import main
+from visionsam_hf.cli.stage import leave_launched
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_launched(main())

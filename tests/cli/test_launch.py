@@ -20,6 +20,31 @@ print(f"process {state.process_index} of {state.num_processes} on {state.device}
 """
 
 
+# Imported by Python itself when it starts; `Late` goes when it shuts down, which is when gloo's threads abort it.
+_SITE = """
+import atexit, os
+class Late:
+    def __del__(self): os.write(1, b"shut down")
+if os.environ.get("LOCAL_RANK"):
+    late = Late()
+    atexit.register(lambda: print("registered for the end"))
+"""
+
+
+def test_launched_processes_end_without_pythons_shutdown(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(_SITE)
+    for processes in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
+             "-m", "visionsam_hf", "--version"],
+            capture_output=True, text=True, cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("registered for the end") == processes
+        assert ("shut down" in done.stdout) == (processes == 1)
+
+
 def test_launched_processes_meet_without_a_gpu(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(

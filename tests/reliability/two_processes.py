@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tests/confte
 
 from tests.reliability.tiny_project import Project  # noqa: E402
 from visionsam_hf.cli import command_line as cli  # noqa: E402
+from visionsam_hf.cli.stage import leave_launched  # noqa: E402
 
 
 def commands(project: Project, out: Path, batch: int) -> dict[str, list[str]]:
@@ -61,4 +62,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_launched(main())

@@ -15,6 +15,7 @@ SCRIPT = """
 import json, sys
 import datasets
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
+from visionsam_hf.cli.stage import leave_launched
 work, batch, out, window = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 args = SamSFTConfig(
     output_dir=out, embeddings=out + "/cache", embedding_dtype="float32", per_device_train_batch_size=batch, max_steps=4,
@@ -28,7 +29,7 @@ evaluation = trainer.evaluate()
 if trainer.is_world_process_zero():
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     print(json.dumps({"processes": trainer.accelerator.num_processes, "losses": losses, "evaluation": evaluation}))
-trainer.accelerator.end_training()
+leave_launched(0)
 """
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -121,18 +121,22 @@ def join_launched(*, wait: bool) -> None:
         # Else accelerate takes each process for the only one. The state is shared by whoever asks for it later.
         os.environ["ACCELERATE_USE_CPU"] = "true"
         PartialState(cpu=True)
-    atexit.unregister(_leave_group)
-    atexit.register(_leave_group)
     if wait:
         PartialState().wait_for_everyone()
 
 
-def _leave_group() -> None:
-    # A thread of the group that is left when Python has ended would abort the process, its work done.
-    from torch import distributed
+def leave_launched(code: int) -> NoReturn:
+    """End this process with an exit code, at once if `accelerate launch` started it with others.
 
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    The threads of gloo stay once DDP has used them, and may still be freeing tensors while Python shuts down, which aborts
+    the process, its work done (github.com/pytorch/pytorch/pull/179291): so only what was registered for the end is run.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def refuse_to_replace(stage: str, settings: Any) -> None:
