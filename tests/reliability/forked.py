@@ -1,5 +1,6 @@
 """Run a command in a fork of this process, which has imported everything already, and kill it when told to."""
 
+import faulthandler
 import logging
 import os
 import random
@@ -55,9 +56,13 @@ def fork(
         os._exit(_in_child(body, log, changes, die_at))
     try:
         code = _wait(child, started, kill_after, signal_after, hang_after)
+    except TimeoutError as error:
+        os.kill(child, signal.SIGUSR1)  # it prints where it is
+        time.sleep(0.5)
+        _kill(child)
+        raise AssertionError(f"{error}\n{log.read_text(errors='replace')[-4000:]}") from None
     except BaseException:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _kill(child)
         raise
     seen = int(changes.read_text()) if changes.is_file() else 0
     return Ending(code, log.read_text(errors="replace"), time.monotonic() - started, seen)
@@ -76,8 +81,13 @@ def _wait(child, started, kill_after, signal_after, hang_after) -> int:
                 os.kill(child, number)
                 waiting.remove((moment, number))
         if elapsed > hang_after:
-            raise AssertionError(f"still running after {hang_after} s")
+            raise TimeoutError(f"still running after {hang_after} s")
         time.sleep(0.002)
+
+
+def _kill(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def _in_child(body: Callable[[], int], log: Path, changes: Path, die_at: int | None) -> int:
@@ -89,8 +99,8 @@ def _in_child(body: Callable[[], int], log: Path, changes: Path, die_at: int | N
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # The lock of progress bars is shared with all forks, and would stay with one that was killed while it held it.
-        tqdm.set_lock(threading.RLock())
+        faulthandler.register(signal.SIGUSR1, file=2)
+        _own_locks_of_bars()
         logging.getLogger().handlers.clear()  # pytest's, which keep what the log should show
         count = _count_changes(die_at)
         code = body()
@@ -102,6 +112,17 @@ def _in_child(body: Callable[[], int], log: Path, changes: Path, die_at: int | N
     sys.stdout.flush()
     sys.stderr.flush()
     return code
+
+
+def _own_locks_of_bars() -> None:
+    """The lock of progress bars is shared with all forks, and would stay with one that was killed while it held it.
+
+    A class of bars has a lock of its own where it drew one before tqdm's own class did.
+    """
+    lock, classes = threading.RLock(), [tqdm]
+    for bars in classes:
+        bars.set_lock(lock)
+        classes += bars.__subclasses__()
 
 
 def _count_changes(die_at: int | None) -> list[int]:

@@ -1,9 +1,12 @@
 """Every stage is killed at random moments, repeated, and ends with the bytes of an undisturbed run."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+from datasets.utils.tqdm import tqdm as bars_of_datasets
 
 from tests.reliability.counts import is_long, record
 from tests.reliability.fixtures import project  # noqa: F401
@@ -44,3 +47,19 @@ def test_a_killed_stage_repeated_ends_with_the_same_bytes(stage, project, tmp_pa
     size = sum(len(value) for value in wanted.values() if isinstance(value, bytes))
     counted[stage] = {"kills": killed, "files": len(wanted), "bytes": size, "repeats": KILLS}
     record("kills", counted)
+
+
+def test_a_fork_killed_while_it_drew_a_bar_holds_up_no_other(tmp_path):
+    bars_of_datasets(total=1, disable=False).close()  # drawn here first, in a class with a lock of its own
+
+    def die_drawing() -> int:
+        with bars_of_datasets.get_lock():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    def draw() -> int:
+        bars_of_datasets(total=1, disable=False).close()
+        return 0
+
+    assert fork(die_drawing, log=tmp_path / "log").code == -9
+    assert fork(draw, log=tmp_path / "log", hang_after=60).code == 0
