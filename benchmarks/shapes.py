@@ -4,13 +4,14 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from transformers import SamConfig, SamModel, SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from visionsam_hf.data.masks import encode_mask, encode_rle
 from visionsam_hf.data.schema import object_row, preference_features, segmentation_features
 from visionsam_hf.models.image_processing import make_processor
-from visionsam_hf.models.initialisation import initialise
+from visionsam_hf.models.mobile_sam import MobileSamModel
 from visionsam_hf.models.mobile_sam_config import MobileSamConfig
 
 
@@ -21,7 +22,7 @@ def sam(shape: str) -> tuple[SamModel, SamProcessor]:
         name, side = shape.rsplit("-", 1)
         stem = dict(stem_kernel_size=1, stem_stride=1) if name == "lite-medsam" else {}
         config = MobileSamConfig(vision_config=dict(image_size=int(side), **stem))
-        return initialise(config, seed=0), make_processor(int(side), 4 * config.prompt_encoder_config.image_embedding_size)
+        return _random(MobileSamModel(config)), make_processor(int(side), 4 * config.prompt_encoder_config.image_embedding_size)
     if shape == "vit-base":
         config = SamConfig()
     else:
@@ -33,7 +34,7 @@ def sam(shape: str) -> tuple[SamModel, SamProcessor]:
             prompt_encoder_config=dict(hidden_size=64, image_size=128, patch_size=8),
             mask_decoder_config=dict(hidden_size=64, mlp_dim=128, num_attention_heads=4, iou_head_hidden_dim=64),
         )
-    model = initialise(config, seed=0)
+    model = _random(SamModel(config))
     generator = torch.Generator().manual_seed(0)
     for layer in model.vision_encoder.layers:
         for table in (layer.attn.rel_pos_h, layer.attn.rel_pos_w):
@@ -48,6 +49,15 @@ def sam(shape: str) -> tuple[SamModel, SamProcessor]:
         )
     )
     return model, processor
+
+
+def _random(model: SamModel) -> SamModel:
+    """PyTorch's own weights: the library's 1e-10 in the encoder would be timed with denormal numbers."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            module.reset_parameters()
+    return model.eval()
 
 
 def photographs(count: int, side: int, boxes: int, seed: int = 0) -> datasets.Dataset:

@@ -1,5 +1,6 @@
 """Small real parts for the tests: a random `SamModel` for 64-pixel images, its processor, and rows to train on."""
 
+import math
 import os
 
 # Before torch and transformers are imported: no network, no GPU, one thread a worker.
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from transformers import SamConfig, SamModel, SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from visionsam_hf.data.masks import encode_mask, encode_rle
 from visionsam_hf.data.schema import object_row, preference_features, segmentation_features
-from visionsam_hf.models.initialisation import initialise
+from visionsam_hf.models.mobile_sam import MobileSamModel
+from visionsam_hf.models.mobile_sam_config import MobileSamConfig
 
 SIDE = 64
 CATEGORIES = ["bolt", "plate"]
@@ -35,12 +38,48 @@ def tiny_config(image_size: int = SIDE) -> SamConfig:
     """A SAM with a 4 x 4 embedding grid for 64-pixel images: 16 x 16 mask logits."""
     return SamConfig(
         vision_config=dict(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, output_channels=16, num_pos_feats=8,
-            image_size=image_size, patch_size=16, window_size=2, global_attn_indexes=[1], initializer_range=0.02,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            output_channels=16,
+            num_pos_feats=8,
+            image_size=image_size,
+            patch_size=16,
+            window_size=2,
+            global_attn_indexes=[1],
+            initializer_range=0.02,
         ),
         prompt_encoder_config=dict(hidden_size=16, image_size=image_size, patch_size=16, mask_input_channels=4),
         mask_decoder_config=dict(hidden_size=16, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16),
     )
+
+
+def initialise(config: SamConfig, *, seed: int) -> SamModel:
+    """A model with random weights that can learn within a test.
+
+    The library's own cannot: positions too fine to share any geometry, token embeddings too small to see, an encoder of
+    1e-10, and a fixed 0.02 that shrinks the signal of narrow layers.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = (MobileSamModel if isinstance(config, MobileSamConfig) else SamModel)(config)
+        for module in model.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                module.reset_parameters()
+        with torch.no_grad():
+            positions = model.shared_image_embedding.positional_embedding
+            half = positions.shape[1] // 2
+            positions.zero_()
+            positions[0, :half] = torch.logspace(math.log10(0.12), math.log10(1.5), half)
+            positions[1, half:] = torch.logspace(math.log10(0.12), math.log10(1.5), positions.shape[1] - half)
+            # Tied on loading and saving; say so here too.
+            model.prompt_encoder.shared_embedding.positional_embedding = positions
+            prompts, decoder = model.prompt_encoder, model.mask_decoder
+            for embedding in (*prompts.point_embed, prompts.not_a_point_embed, decoder.iou_token, decoder.mask_tokens):
+                embedding.weight.normal_()
+            if model.vision_encoder.pos_embed is not None:
+                model.vision_encoder.pos_embed.normal_(std=0.02)
+    return model.eval()
 
 
 def tiny_processor(image_size: int = SIDE) -> SamProcessor:
@@ -160,5 +199,3 @@ def preferences() -> datasets.Dataset:
             }
         )
     return datasets.Dataset.from_list(rows, features=preference_features(CATEGORIES))
-
-

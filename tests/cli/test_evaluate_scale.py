@@ -9,12 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from closeness import assert_close
-from conftest import tiny_config, tiny_processor
+from conftest import initialise, tiny_config, tiny_processor
 from defect_examples import write_discs
 
 from visionsam_hf.cli.evaluate import EvaluateSettings, run
 from visionsam_hf.data.settings import build_settings
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 ROOT = Path(__file__).resolve().parents[2]

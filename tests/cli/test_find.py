@@ -3,13 +3,12 @@ import json
 
 import numpy as np
 import pytest
-from conftest import disc, photograph, tiny_config, tiny_processor
+from conftest import disc, initialise, photograph, tiny_config, tiny_processor
 from defect_examples import write_discs
 
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.dataset_directory import load_split
 from visionsam_hf.data.records import PACKAGED_MODEL
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 

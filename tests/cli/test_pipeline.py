@@ -2,11 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import tiny_config, tiny_processor
+from conftest import initialise, tiny_config, tiny_processor
 
 from visionsam_hf.cli.pipeline import read_stages, run_pipeline, stage_settings
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from closeness import assert_same_masks
-from conftest import disc, photograph, tiny_config, tiny_processor
+from conftest import disc, initialise, photograph, tiny_config, tiny_processor
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -13,7 +13,6 @@ from visionsam_hf.cli import command_line as cli
 from visionsam_hf.cli.predict import PredictSettings, run
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.settings import build_settings
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 SHAPES = {"a.png": (48, 64), "b.jpg": (60, 80), "line/c.png": (64, 64), "a.jpg": (50, 50)}

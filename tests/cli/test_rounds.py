@@ -2,12 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import tiny_config, tiny_processor
+from conftest import initialise, tiny_config, tiny_processor
 
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.cli.pipeline import numbered, read_stages, run_pipeline, stage_settings, write_out
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 GROUP = [

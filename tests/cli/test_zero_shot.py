@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from conftest import disc, photograph, tiny_config, tiny_processor
+from conftest import disc, initialise, photograph, tiny_config, tiny_processor
 from PIL import Image
 
 from visionsam_hf.cli.pipeline import read_stages, run_pipeline, stage_settings
 from visionsam_hf.evaluation.per_sample import read_columns
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "visionsam" / "zero_shot_mvtec"

@@ -4,14 +4,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-from conftest import CATEGORIES, segmentation_rows, tiny_config, tiny_processor
+from conftest import CATEGORIES, initialise, segmentation_rows, tiny_config, tiny_processor
 
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.data_card import data_card
 from visionsam_hf.data.dataset_directory import write_preferences, write_splits
 from visionsam_hf.data.masks import decode_rle, encode_mask, encode_rle
 from visionsam_hf.data.schema import segmentation_features
-from visionsam_hf.models.initialisation import initialise
 
 
 def write_base(directory: Path, license: str = "apache-2.0") -> None:

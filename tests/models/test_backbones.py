@@ -5,13 +5,12 @@ import re
 
 import pytest
 import torch
-from conftest import tiny_processor
+from conftest import initialise, tiny_processor
 from transformers import SamConfig, SamModel
 
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.models.decoder import predict_tokens
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import image_side, load_model, load_processor, mask_side, save_model
 from visionsam_hf.models.lora import ADAPTED
 

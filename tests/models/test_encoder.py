@@ -1,11 +1,10 @@
 import pytest
 import torch
 from closeness import assert_close
-from conftest import tiny_config
+from conftest import initialise, tiny_config
 
 from visionsam_hf.models import encoder as encoding
 from visionsam_hf.models.encoder import ImageEncoder, biased_attention, cell_places, has_bfloat16, relative_positions
-from visionsam_hf.models.initialisation import initialise
 
 
 def random_positions(model):

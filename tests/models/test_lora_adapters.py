@@ -5,13 +5,12 @@ import json
 import pytest
 import torch
 from closeness import assert_close
-from conftest import disc, photograph, tiny_config
+from conftest import disc, initialise, photograph, tiny_config
 from safetensors.torch import save_file
 from transformers import SamModel
 
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import load_model, load_processor, save_model
 from visionsam_hf.models.lora import add_adapter, find_adapter
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import small_models
 import torch
-from conftest import disc, photograph, tiny_config, tiny_processor
+from conftest import disc, initialise, photograph, tiny_config, tiny_processor
 
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.geometry import logits_to_original, to_square
 from visionsam_hf.inference.prediction import encode_image, predict_at
 from visionsam_hf.models.decoder import predict_tokens
 from visionsam_hf.models.image_processing import make_processor
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import load_processor, save_model
 from visionsam_hf.models.onnx_export import OnnxDecoder, labelled_points
 

@@ -39,6 +39,26 @@ def test_a_student_goes_on_from_anothers_encoder(model, processor):
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in start.state_dict().items())
 
 
+def test_a_student_goes_on_on_larger_pictures(model, processor):
+    """Every weight but the positions, which go where they were: a ramp stays a ramp."""
+    relative = {**SMALL, "use_rel_pos": True}
+    start, _ = make_student(model, processor, relative, seed=3)
+    with torch.no_grad():
+        start.vision_encoder.pos_embed.copy_(torch.arange(4.0).view(1, 1, 4, 1).expand(1, 4, 4, 16))
+        start.vision_encoder.layers[0].attn.rel_pos_w.copy_(torch.arange(7.0).view(7, 1).expand(7, 8))
+    other, own = make_student(model, processor, {"image_size": 64}, start=start)
+    assert own.image_processor.size == {"longest_edge": 64} and other.config.vision_config.image_size == 64
+    before, after = start.state_dict(), other.state_dict()
+    changed = {name.rsplit(".", 1)[1] for name in before if before[name].shape != after[name].shape}
+    assert changed == {"pos_embed", "rel_pos_h", "rel_pos_w"}
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if value.shape == after[name].shape)
+    ramp = other.vision_encoder.pos_embed[0, 0, :, 0]
+    assert ramp[1:-1].diff().tolist() == pytest.approx([0.5] * 5, abs=0.15) and float(ramp.mean()) == pytest.approx(1.5)
+    assert float(other.vision_encoder.layers[0].attn.rel_pos_w[7, 0]) == pytest.approx(3)
+    pixels = own(images=Image.new("RGB", (40, 20)), return_tensors="pt")["pixel_values"]
+    assert other.vision_encoder(pixels).last_hidden_state.shape[-2:] == (8, 8)
+
+
 def test_a_start_must_be_a_plain_sam(model, processor):
     with pytest.raises(UserError, match="its encoder is no SamVisionEncoder"):
         make_student(model, processor, {}, start=random_model(mobile_config()))

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import disc, photograph, tiny_config, tiny_processor
+from conftest import disc, initialise, photograph, tiny_config, tiny_processor
 from PIL import Image
 
 from visionsam_hf.cli.pipeline import run_pipeline
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "beyond" / "finding"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from conftest import tiny_config, tiny_processor
+from conftest import initialise, tiny_config, tiny_processor
 from PIL import Image
 from studies.analysis import class_mean
 from studies.demonstrations import DemonstrationStudy
@@ -17,7 +17,6 @@ from studies.evidence_tables import all_tables
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.cli.pipeline import run_pipeline
 from visionsam_hf.data.settings import read_yaml
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.loading import save_model
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "paint"

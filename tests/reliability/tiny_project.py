@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import CATEGORIES, SIDE, photograph, segmentation_rows, tiny_config, tiny_processor
+from conftest import CATEGORIES, SIDE, initialise, photograph, segmentation_rows, tiny_config, tiny_processor
 
 from tests.reliability.forked import fork
 from visionsam_hf.cli import command_line as cli
 from visionsam_hf.data.dataset_directory import write_splits
 from visionsam_hf.data.masks import encode_mask
 from visionsam_hf.data.schema import segmentation_features
-from visionsam_hf.models.initialisation import initialise
 
 # What depends on the clock or on the machine's load, not on the work.
 _TIMES = {"wall_seconds", "peak_memory_mb", "finished", "seconds", "samples_per_second", "output_dir", "logging_dir"}

@@ -180,7 +180,7 @@ def test_wrong_settings_name_the_key(tmp_path, config, settings, key):
 
 def test_an_adapter_needs_a_base_with_weights(model_dir, segmentation, tmp_path):
     (model_dir / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no weights"):
+    with pytest.raises(UserError, match="has no model.safetensors"):
         sft(model_dir, segmentation, tmp_path / "out")
 
 

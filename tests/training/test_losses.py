@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionsam_hf.training.losses import (
-    balanced_bce,
     bernoulli_kl,
     critique_loss,
     dice_loss,
@@ -38,25 +37,6 @@ def test_bce_by_hand():
     valid = torch.tensor([[[True, True], [True, False]]])
     expected = (softplus(0) - 0 + softplus(2) - 0.5 + softplus(-1)) / 3
     assert mask_bce(logits, target, valid).tolist() == pytest.approx([expected])
-
-
-def test_balanced_bce_by_hand():
-    logits = torch.tensor([[[0.0, 2.0], [-1.0, 100.0]]])
-    target = torch.tensor([[[1.0, 0.25], [0.0, 0.0]]])
-    valid = torch.tensor([[[True, True], [True, False]]])
-    inside = (softplus(0) + 0.25 * softplus(-2)) / 1.25
-    outside = (0.75 * softplus(2) + softplus(-1)) / 1.75
-    assert balanced_bce(logits, target, valid).tolist() == pytest.approx([(inside + outside) / 2])
-    nothing = balanced_bce(logits, torch.zeros_like(target), valid)
-    assert nothing.tolist() == pytest.approx([(softplus(0) + softplus(2) + softplus(-1)) / 6])
-
-
-def test_balanced_bce_does_not_reward_predicting_nothing():
-    target = torch.zeros(1, 64, 64)
-    target[0, 0, :2] = 1
-    nothing = torch.full((1, 64, 64), -6.0)
-    assert balanced_bce(nothing, target) > balanced_bce(torch.zeros(1, 64, 64), target)
-    assert mask_bce(nothing, target) < mask_bce(torch.zeros(1, 64, 64), target)
 
 
 def test_dice_by_hand():

@@ -4,20 +4,16 @@ import pickle
 from typing import get_args, get_type_hints
 
 import datasets
-import numpy as np
 import pytest
 import torch
 from closeness import assert_close
-from conftest import CATEGORIES, segmentation_rows, tiny_processor
-from PIL import Image
+from conftest import segmentation_rows, tiny_processor
 from transformers import SamModel
 
 from visionsam_hf import SamSFTConfig, SamSFTTrainer
 from visionsam_hf.cli.train import SFTStage
 from visionsam_hf.data.errors import UserError
-from visionsam_hf.data.masks import decode_mask
 from visionsam_hf.data.prompts import PROMPT_KINDS
-from visionsam_hf.data.schema import object_row, segmentation_features
 from visionsam_hf.data.settings import build_settings
 from visionsam_hf.embeddings.shards import DTYPES
 from visionsam_hf.models.freezing import MASK_OUTPUTS, TRAINABLE
@@ -25,7 +21,6 @@ from visionsam_hf.models.lora import ADAPTED
 from visionsam_hf.training.hyperparameters import PromptKind, SFTSettings
 from visionsam_hf.training.losses import mask_bce
 from visionsam_hf.training.samples import PromptCollator, PromptSamples
-from visionsam_hf.training.sft_trainer import embedding_views, read_embeddings
 
 
 def make(model, rows, tmp_path, *, eval_dataset=None, **settings):
@@ -185,57 +180,6 @@ def test_resident_embeddings_change_nothing(model, segmentation, tmp_path):
     assert_close(kept.evaluate()["eval_loss"], read.evaluate()["eval_loss"])
 
 
-def test_pooled_embeddings_have_coarser_logits(model, segmentation, tmp_path):
-    settings = dict(embeddings=str(tmp_path / "cache"), eval_dataset=segmentation)
-    trainer = make(model, segmentation, tmp_path, embedding_pool=2, **settings)
-    batch = PromptCollator()([trainer.train_dataset[index] for index in range(3)])
-    logits, _, valid = trainer.forward(trainer.model, batch)
-    assert logits.shape == (3, 4, 8, 8) and valid.shape == (3, 8, 8) and batch["targets"].shape == (3, 1, 8, 8)
-    settings["embeddings_on_device"] = "always"
-    kept = make(copy.deepcopy(model), segmentation, tmp_path, embedding_pool=2, **settings)
-    assert losses(trainer) == pytest.approx(losses(kept), rel=1e-5)
-    with pytest.raises(UserError, match="embedding_pool: 3 does not divide the model's grid of 4 cells"):
-        make(model, segmentation, tmp_path, embedding_pool=3, **settings)
-
-
-def test_a_fresh_decoder_starts_anew(model, segmentation, tmp_path):
-    before = copy.deepcopy(model.state_dict())
-    trainer = make(model, segmentation, tmp_path, fresh_decoder=True, trainable="mask_decoder+prompt_encoder", seed=9)
-    state = trainer.model.state_dict()
-    assert all(torch.equal(state[name], before[name]) for name in state if name.startswith("vision_encoder"))
-    assert not torch.equal(state["mask_decoder.mask_tokens.weight"], before["mask_decoder.mask_tokens.weight"])
-
-
-def test_muon_takes_the_matrices_and_adamw_the_rest(model, segmentation, tmp_path):
-    trainer = make(model, segmentation, tmp_path, muon=True, trainable="all", max_steps=3, weight_decay=0.01)
-    before = copy.deepcopy(model.state_dict())
-    trainer.train()
-    muon, adamw = trainer.optimizer.optimizer._parts
-    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
-    of_muon = {id(value) for group in muon.param_groups for value in group["params"]}
-    of_adamw = {id(value) for group in adamw.param_groups for value in group["params"]}
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    assert {id(value) for value in trained.values()} == of_muon | of_adamw and not of_muon & of_adamw
-    assert id(trained["mask_decoder.mask_tokens.weight"]) in of_adamw
-    assert id(trained["mask_decoder.transformer.layers.0.mlp.lin1.weight"]) in of_muon
-    # The scheduler reaches both: after the last step the linear schedule has come to 0.
-    assert {group["lr"] for group in muon.param_groups + adamw.param_groups} == {0.0}
-    assert all(not torch.equal(model.state_dict()[name], before[name]) for name in trained if "layers.0.mlp.lin1" in name)
-
-
-def test_muon_goes_on_from_a_checkpoint(model, segmentation, tmp_path):
-    settings = dict(muon=True, max_steps=4, save_strategy="steps", save_steps=2)
-    whole = make(copy.deepcopy(model), segmentation, tmp_path / "whole", **settings)
-    whole.train()
-    stopped = make(copy.deepcopy(model), segmentation, tmp_path / "stopped", **settings)
-    stopped.train()
-    checkpoint = tmp_path / "stopped" / "out" / "checkpoint-2"
-    resumed = make(copy.deepcopy(model), segmentation, tmp_path / "stopped", **settings)
-    resumed.train(resume_from_checkpoint=str(checkpoint))
-    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters()):
-        torch.testing.assert_close(ours, theirs)
-
-
 def test_the_loss_is_the_bce_of_token_0(model, segmentation, tmp_path):
     trainer = make(model, segmentation, tmp_path)
     batch = PromptCollator()([trainer.train_dataset[index] for index in range(3)])
@@ -297,57 +241,6 @@ def test_samples_of_one_image_share_it(segmentation):
     assert shared[1]["boxes"].shape == (2, 4)
 
 
-def two_kinds(count: int = 12) -> datasets.Dataset:
-    """Discs to prompt, and a square in every image that no prompt asks for."""
-    rows = segmentation_rows(count)
-    for row in rows:
-        mask = decode_mask(row["mask"])
-        square = np.zeros_like(mask)
-        square[2:14, 2:14] = True
-        pixels = np.asarray(row["image"]).copy()
-        pixels[square] = [220, 30, 30]
-        row["image"] = Image.fromarray(pixels)
-        row["objects"].append(object_row(square, "scratch"))
-    return datasets.Dataset.from_list(rows, features=segmentation_features(CATEGORIES))
-
-
-def test_an_unprompted_kind_is_a_target_of_the_embedding_alone():
-    rows = two_kinds(6)
-    options = dict(image_side=64, mask_side=16, prompts_per_image=8)
-    plain = PromptSamples(rows, tiny_processor(), **options)[1]
-    sample = PromptSamples(rows, tiny_processor(), unprompted=["scratch"], **options)[1]
-    assert len(plain["targets"]) == 3 and len(sample["targets"]) == 2 and "unprompted" not in plain
-    torch.testing.assert_close(sample["unprompted"], plain["targets"][2])
-    batch = PromptCollator()([sample, sample])
-    assert batch["unprompted"].shape == (2, 16, 16)
-
-
-def test_the_embedding_learns_to_show_what_no_prompt_asks_for(model, tmp_path):
-    rows, settings = two_kinds(), dict(trainable="all", w_dice=1.0, lr_scheduler_type="constant")
-    trainer = make(model, rows, tmp_path, max_steps=100, unprompted=["scratch"], **settings)
-    trainer.train()
-    trainer.save_model()
-    saved = SamModel.from_pretrained(tmp_path / "out")
-    assert saved.state_dict().keys() == SamModel(model.config).state_dict().keys()
-    seen = [entry["loss_terms/unprompted"] for entry in trainer.state.log_history if "loss_terms/unprompted" in entry]
-    assert seen[-1] < 0.6 * seen[0]
-    batch = PromptCollator()([trainer.train_dataset[index] for index in (0, 2, 4)])
-    embeddings = saved.vision_encoder(batch["pixel_values"]).last_hidden_state
-    shown = read_embeddings(embeddings, embedding_views(embeddings.shape[1])) > 0
-    target = batch["unprompted"] > 0.5
-    assert shown[target].float().mean() > 0.9 and shown[~target].float().mean() < 0.1
-
-
-def test_unprompted_losses_do_not_depend_on_how_the_batch_is_cut(model, tmp_path):
-    settings = dict(trainable="all", unprompted=["scratch"], prompts_per_image=3)
-    whole = first_gradients(model, two_kinds(4), tmp_path / "a", per_device_train_batch_size=4, **settings)
-    pieces = first_gradients(
-        model, two_kinds(4), tmp_path / "b", per_device_train_batch_size=1, gradient_accumulation_steps=4, **settings
-    )
-    for name, value in whole.items():
-        torch.testing.assert_close(pieces[name], value, atol=2e-6, rtol=1e-3)
-
-
 def test_metrics_are_logged_under_one_name_everywhere(model, segmentation, tmp_path):
     trainer = make(model, segmentation, tmp_path, eval_dataset=segmentation, eval_strategy="steps", eval_steps=1)
     trainer.train()
@@ -374,12 +267,6 @@ def test_warns_when_masks_drift_away(model, segmentation, tmp_path, caplog):
         (dict(box_jitter=0.9), "box_jitter"),
         (dict(embeddings="x", augment=True), "embeddings"),
         (dict(variants=0), "variants"),
-        (dict(embedding_pool=0), "embedding_pool"),
-        (dict(embedding_pool=2), "embedding_pool"),
-        (dict(fresh_decoder=True), "fresh_decoder"),
-        (dict(fresh_decoder=True, trainable="iou_prediction_head", w_iou=1.0), "fresh_decoder"),
-        (dict(fresh_decoder=True, trainable="all", use_peft=True), "fresh_decoder"),
-        (dict(unprompted=["scratch"]), "unprompted"),
         (dict(variants=2, augment=True), "variants"),
         (dict(embeddings_on_device="gpu"), "embeddings_on_device"),
     ],

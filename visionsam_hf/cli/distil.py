@@ -48,7 +48,7 @@ def images_to_learn_from(settings: Any) -> tuple[Dataset, Dataset | None]:
             held = load_split(settings.dataset, settings.eval_split, **load).select_columns(["image", "image_id"])
             return choose_images(rows, settings), held
     order = np.random.default_rng([settings.seed, 2]).permutation(len(rows))
-    count = round(settings.eval_share * len(rows))
+    count = max(1, round(settings.eval_share * len(rows))) if settings.eval_share else 0
     if count == len(rows):
         raise UserError(f"{settings.dataset}: has {len(rows)} images; give more, or a lower eval_share")
     held, train = (rows.select(sorted(part.tolist())) for part in (order[:count], order[count:]))

@@ -1,29 +1,22 @@
 """Load a SAM model and its processor, reshape and save it."""
 
-import copy
 import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from peft import PeftModel
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import PreTrainedModel, SamConfig, SamModel, SamProcessor
 
 from visionsam_hf.data.errors import UserError
 from visionsam_hf.data.records import looks_local, resolve_model
 from visionsam_hf.models import auto_classes  # noqa: F401  load_processor finds this package's
-from visionsam_hf.models.initialisation import initialise
 from visionsam_hf.models.lora import find_adapter, first_line, load_adapter, merge_adapter, save_adapter
 from visionsam_hf.models.mobile_sam import MobileSamModel
 from visionsam_hf.models.mobile_sam_config import MobileSamConfig
 from visionsam_hf.models.pretrained import find_pretrained
-from visionsam_hf.models.student import resized_processor
 
 # Checkpoints known to fit by their Hub ids; any other of the 'sam' type does too.
 BACKBONES = ("facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge", "wanglab/medsam-vit-base")
@@ -32,11 +25,10 @@ _RELATIVES = {"sam_hq": "SAM-HQ", "sam2": "SAM 2", "edgetam": "EdgeTAM"}
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None) -> SamModel:
+def load_model(name_or_path: str, *, revision: str | None = None) -> SamModel:
     """A `SamModel` in float32 from a directory, a Hub id, `visionsam-tiny`, the packaged model, `lite-medsam` or `mobile-sam`.
 
-    A directory with a `config.json` but no weights starts from random weights (`initialise`, with `seed`). A LoRA adapter
-    comes merged with its base model, so whatever takes a model takes an adapter.
+    A LoRA adapter comes merged with its base model, so whatever takes a model takes an adapter.
 
     Raises:
         UserError: no such model, not a SAM, or only pickled weights (which could run code, so they are not read).
@@ -52,7 +44,8 @@ def load_model(name_or_path: str, *, seed: int = 0, revision: str | None = None)
         if not any((path / name).is_file() for name in _WEIGHTS):
             if any(path.glob("*.bin")) or any(path.glob("*.pt*")):
                 raise UserError(f"{name_or_path}: holds pickled weights only; save them as safetensors")
-            return initialise(_sam_config(name_or_path, path), seed=seed)
+            _sam_config(name_or_path, path)
+            raise UserError(f"{name_or_path}: has no model.safetensors; give the directory of a saved model")
     elif looks_local(name_or_path):
         raise UserError(f"{name_or_path}: no such model; give a directory, a Hub id, visionsam-tiny, lite-medsam or mobile-sam")
     config = _sam_config(name_or_path, path, revision)
@@ -106,7 +99,6 @@ def _not_supported(name: str, model_type: str) -> str:
     return f"{name}: is {what}; give a SAM ('sam') checkpoint: {', '.join(BACKBONES)}, or one tuned from them"
 
 
-
 def load_processor(name_or_path: str, *, revision: str | None = None) -> SamProcessor:
     """The `SamProcessor` saved beside a model. Raises `UserError` when there is none."""
     find_pretrained(name_or_path)
@@ -117,61 +109,6 @@ def load_processor(name_or_path: str, *, revision: str | None = None) -> SamProc
         raise UserError(
             f"{name_or_path}: has no processor ({first_line(error)}); save SamProcessor.save_pretrained beside the model"
         ) from None
-
-
-_RESHAPES = ("image_size", "patch_size", "window_size", "global_attn_indexes")
-
-
-def reshaped(model: SamModel, processor: SamProcessor, shape: Mapping[str, Any]) -> tuple[SamModel, SamProcessor]:
-    """The same weights in a vision encoder for other images, patches or attention windows.
-
-    Position embeddings, absolute and relative, and the patches' kernels are interpolated (as FlexiViT does it: Beyer et
-    al., 2023), everything else is kept. A kernel of half the side sees what the whole one would see in an image
-    enlarged twice. Prompts are encoded as shares of the image's side, so they mean the same at any size.
-
-    Args:
-        model: stays as it is.
-        processor: stays as it is.
-        shape: new values of `image_size`, `patch_size`, `window_size` (0: global attention everywhere) and
-            `global_attn_indexes`, as in `SamVisionConfig`.
-
-    Raises:
-        UserError: an unknown key, or an image size that is not a multiple of the patch size.
-    """
-    allowed = ("image_size",) if isinstance(model, MobileSamModel) else _RESHAPES
-    for name in shape:
-        if name not in allowed:
-            raise UserError(f"vision_config: {name!r} cannot change after the fact; what can is {', '.join(allowed)}")
-    config = copy.deepcopy(model.config)
-    vision, prompts = config.vision_config, config.prompt_encoder_config
-    for name, value in shape.items():
-        setattr(vision, name, value)
-    grid, rest = divmod(vision.image_size, vision.patch_size)
-    if rest or grid < 1:
-        raise UserError(
-            f"vision_config: image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}"
-        )
-    prompts.image_size, prompts.patch_size, prompts.image_embedding_size = vision.image_size, vision.patch_size, grid
-    other = type(model)(config)
-    weights = model.state_dict()
-    for name, tensor in other.state_dict().items():
-        if weights[name].shape != tensor.shape:
-            weights[name] = _interpolated(name, weights[name], tensor.shape)
-    other.load_state_dict(weights)
-    return other.eval(), resized_processor(processor, vision.image_size, grid)
-
-
-def _interpolated(name: str, old: Tensor, shape: torch.Size) -> Tensor:
-    if name.endswith("pos_embed"):  # (1, grid, grid, channels)
-        new = F.interpolate(old.permute(0, 3, 1, 2), shape[1:3], mode="bicubic", align_corners=False)
-        return new.permute(0, 2, 3, 1)
-    if name.endswith("projection.weight"):  # (channels, 3, patch, patch)
-        # Column p of `enlarge` is pixel p of the new patch drawn at the old size: the response to an enlarged patch.
-        pixels = torch.eye(shape[2] * shape[3]).reshape(-1, 1, *shape[2:])
-        enlarge = F.interpolate(pixels, old.shape[2:], mode="bilinear", align_corners=False).flatten(1)
-        return (old.flatten(2) @ enlarge.T).reshape(shape)
-    # rel_pos_h and rel_pos_w: (2 grid - 1, channels)
-    return F.interpolate(old.T[None], shape[0], mode="linear", align_corners=False)[0].T
 
 
 def mask_side(model: SamModel) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SamConfig, SamModel, SamProcessor, SamVisionConfig
 
@@ -36,7 +37,7 @@ def make_student(
         teacher: any `SamModel`, also a MobileSAM.
         processor: the teacher's.
         vision_config: sizes of the ViT, fields of `SamVisionConfig`; those left out are as `visionsam distil --help` says.
-        start: a SAM whose encoder the student starts from; None draws random weights.
+        start: a SAM whose encoder the student starts from, of these sizes but for `image_size`; None draws random weights.
         seed: of what is drawn.
 
     Raises:
@@ -44,7 +45,7 @@ def make_student(
     """
     if start is not None and type(start.config.vision_config) is not SamVisionConfig:
         raise UserError("student: its encoder is no SamVisionEncoder; give a plain SAM, or leave it out")
-    sizes = start.config.vision_config.to_dict() if start is not None else {**_SIZES, **vision_config}
+    sizes = {**(_SIZES if start is None else start.config.vision_config.to_dict()), **vision_config}
     vision = _vision_config({**sizes, **{key: getattr(teacher.config.vision_config, key) for key in _OF_THE_TEACHER}})
     prompts = copy.deepcopy(teacher.config.prompt_encoder_config)
     prompts.image_size, prompts.patch_size = vision.image_size, vision.patch_size
@@ -57,7 +58,9 @@ def make_student(
     _take(student, teacher.state_dict(), but="vision_encoder")
     _take(student.vision_encoder.neck, teacher.vision_encoder.neck.state_dict())
     if start is not None:
-        _take(student.vision_encoder, start.vision_encoder.state_dict())
+        own = student.vision_encoder.state_dict()
+        learned = start.vision_encoder.state_dict()
+        _take(student.vision_encoder, {name: _on_grid(name, value, own[name].shape) for name, value in learned.items()})
     return student.eval(), resized_processor(processor, vision.image_size, prompts.image_embedding_size)
 
 
@@ -97,6 +100,16 @@ def sine_positions(height: int, width: int, channels: int) -> Tensor:
     columns = (torch.arange(width)[:, None] * waves).expand(height, -1, -1)
     rows = (torch.arange(height)[:, None] * waves).unsqueeze(1).expand(-1, width, -1)
     return torch.cat([columns.sin(), columns.cos(), rows.sin(), rows.cos()], dim=-1).unsqueeze(0)
+
+
+def _on_grid(name: str, learned: Tensor, shape: torch.Size) -> Tensor:
+    """Positions learned on a grid of another side go where they were in the picture (FixRes, Touvron et al., 2019)."""
+    if learned.shape != shape and name.endswith("pos_embed"):  # (1, grid, grid, channels)
+        spread = F.interpolate(learned.permute(0, 3, 1, 2), shape[1:3], mode="bicubic", align_corners=False)
+        return spread.permute(0, 2, 3, 1)
+    if learned.shape != shape and name.endswith(("rel_pos_h", "rel_pos_w")):  # (2 grid - 1, channels)
+        return F.interpolate(learned.T[None], shape[0], mode="linear", align_corners=False)[0].T
+    return learned
 
 
 def _take(module: nn.Module, weights: Mapping[str, Tensor], *, but: str = "\0") -> None:

@@ -106,21 +106,6 @@ class SFTSettings(PromptTuningSettings):
     )
     box_jitter: BelowHalf = setting(0.0, "how far a box's edges move, in or out, as a share of its side")
     prompts_per_image: Count = setting(1, "prompts of one image that share its embedding in a sample")
-    vision_config: dict[str, Any] = setting(
-        {},
-        "reshape the encoder first, e.g. {image_size: 512}: image_size, patch_size, window_size, global_attn_indexes",
-    )
-    fresh_decoder: bool = setting(
-        False, "start the prompt encoder and the mask decoder from random weights, whatever the model holds"
-    )
-    embedding_pool: Count = setting(
-        1, "learn on cached embeddings averaged over squares of so many cells a side: coarse to fine, at a fraction of a step"
-    )
-    muon: bool = setting(False, "Muon for the matrices of linear layers, AdamW for the rest: for training from random weights")
-    unprompted: list[str] = setting(
-        [],
-        "kinds of objects that no prompt asks for; the image embedding learns to show where they are (trainable: all)",
-    )
     augment: bool = setting(False, "flip and turn images at random; needs the encoder at every step, so no cache")
     variants: Count = setting(
         1, "looks of every image to train on, each encoded once: 1 as it is, more with flips, turns and changed light"
@@ -136,17 +121,8 @@ class SFTSettings(PromptTuningSettings):
             raise UserError("trainable: iou_prediction_head has nothing to learn; give w_iou a weight above 0")
         if not sum(self.prompt_mix.values()):
             raise UserError("prompt_mix: give at least one prompt kind a share above 0, e.g. {box: 1.0}")
-        if self.unprompted and self.trainable != "all":
-            raise UserError("unprompted: the image embedding learns only with trainable all; set it, or leave this out")
         if self.augment and self.variants > 1:
             raise UserError("variants: must be 1 with augment, which draws a new look at every step")
-        if self.embedding_pool > 1 and not self.embeddings:
-            raise UserError("embedding_pool: must be 1 without a cache of embeddings")
-        if self.fresh_decoder and (self.use_peft or self.trainable not in ("mask_decoder+prompt_encoder", "all")):
-            raise UserError(
-                "fresh_decoder: a new prompt encoder has to learn too; set trainable mask_decoder+prompt_encoder or all,"
-                " and no adapter"
-            )
         if self.embeddings and (self.augment or self.trainable == "all"):
             raise UserError("embeddings: a cache cannot be used with augment or trainable all; leave it empty")
 
@@ -232,7 +208,8 @@ class DistilSettings(TrainerSettings):
     vision_config: dict[str, Any] = setting(
         {},
         "sizes of a new student's encoder, fields of SamVisionConfig such as {hidden_size: 192, num_hidden_layers: 6}; "
-        "those left out: 256 pixels, patches of 16, 6 layers of 192 with 3 heads, all of them global",
+        "those left out: 256 pixels, patches of 16, 6 layers of 192 with 3 heads, all of them global; with `student` "
+        "image_size alone",
     )
     crops: Annotated[int, Field(ge=0)] = setting(
         0, "windows of every image to learn from besides the whole, drawn once; each is encoded once"
@@ -246,5 +223,7 @@ class DistilSettings(TrainerSettings):
         _check_fields(self, DistilSettings)
         if not self.embeddings:
             raise UserError("embeddings: name the directory that keeps the teacher's embeddings, so that it encodes once")
-        if self.student and self.vision_config:
-            raise UserError(f"vision_config: the student starts as {self.student}, which has its sizes; give one of the two")
+        if self.student and set(self.vision_config) - {"image_size"}:
+            raise UserError(
+                f"vision_config: the student starts as {self.student}, which has its sizes; give image_size alone, or no student"
+            )

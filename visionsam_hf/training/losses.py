@@ -37,22 +37,6 @@ def mask_bce(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Ten
     return (loss * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1)
 
 
-def balanced_bce(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy in which what is inside and what is outside weigh half each, however small the inside is.
-
-    The class-balanced loss of edge detection (Xie and Tu, 2015) with fractional targets. An image with nothing inside
-    has the outside's half alone.
-
-    Args and result as in `mask_bce`.
-    """
-    weight = _pixels(valid, logits)
-    logits, target = _full(logits), target.to(_full(logits).dtype)
-    inside, outside = target * weight, (1 - target) * weight
-    missed = (F.softplus(-logits) * inside).sum((-2, -1)) / inside.sum((-2, -1)).clamp(min=_SMOOTH)
-    invented = (F.softplus(logits) * outside).sum((-2, -1)) / outside.sum((-2, -1)).clamp(min=_SMOOTH)
-    return (missed + invented) / 2
-
-
 def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """1 - soft Dice over the valid pixels, with 0.05 added above and below so that two empty masks cost nothing.
 

@@ -3,13 +3,12 @@
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,8 +21,7 @@ from visionsam_hf.data.windows import choose_rule, remember_rule
 from visionsam_hf.embeddings.cache import open_cache
 from visionsam_hf.models.decoder import bind_predict_tokens
 from visionsam_hf.models.freezing import freeze, freeze_prompts_not_drawn
-from visionsam_hf.models.initialisation import with_fresh_decoder
-from visionsam_hf.models.loading import image_side, load_model, load_processor, mask_side, reshaped
+from visionsam_hf.models.loading import image_side, load_model, load_processor, mask_side
 from visionsam_hf.models.lora import add_adapter, check_same_adapter, find_adapter, load_adapter
 from visionsam_hf.training.progress import ReadableLines, ReadableProgress
 from visionsam_hf.training.resuming import ResumableTrainer
@@ -81,6 +79,8 @@ class SamTrainer(ResumableTrainer):
         if train_dataset is None:
             raise UserError("train_dataset: give the rows to learn from")
         args = _with_lora(self.config() if args is None else args, peft_config)
+        if args.eval_strategy != "no" and not eval_dataset:
+            raise UserError(f"eval_strategy: {args.eval_strategy} needs images to measure on; give eval_split, or set it to no")
         self.base_name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
         model, self.processor = self._prepare(model, processing_class, args, train_dataset)
         self.rule = choose_rule(args, self.processor)
@@ -186,8 +186,7 @@ class SamTrainer(ResumableTrainer):
             embeddings = (
                 inputs["image_embeddings"] if places is None or self._resident is None else self._resident[places]
             )
-            embeddings = embeddings.float()
-            image = {"image_embeddings": F.avg_pool2d(embeddings, self.pool) if self.pool > 1 else embeddings}
+            image = {"image_embeddings": embeddings.float()}
         logits, scores = model(boxes=inputs["boxes"], points=inputs["points"], kinds=inputs["kinds"], **image)
         keep = inputs["prompt_valid"]
         valid = inputs["valid"].unsqueeze(1).expand(-1, keep.shape[1], -1, -1)
@@ -299,7 +298,7 @@ def prepare_model(
     """The model and its processor, loaded when named."""
     if isinstance(model, str):
         processing_class = processing_class or load_processor(model)
-        model = load_model(model, seed=args.seed)
+        model = load_model(model)
     elif not isinstance(model, SamModel):
         raise UserError(f"model: {type(model).__name__} is not supported; give a SamModel or the name of one")
     if processing_class is None:
@@ -315,8 +314,6 @@ def prepare_tuned(
     mask_output: str,
     scores: bool,
     prompt_kinds: Sequence[str],
-    vision_config: Mapping[str, Any] | None = None,
-    fresh_decoder: bool = False,
 ) -> tuple[SamModel | PeftModel, SamProcessor]:
     """The model and its processor, ready to train.
 
@@ -327,20 +324,10 @@ def prepare_tuned(
         args: a config with the fields of `PromptTuningSettings`.
         mask_output, scores: what the loss sees, as `freeze` takes them.
         prompt_kinds: kinds of the prompts drawn in training.
-        vision_config: the encoder's new shape, as `reshaped` takes it.
-        fresh_decoder: everything but the vision encoder starts anew, with `args.seed`.
     """
     if args.use_peft:
-        if vision_config:
-            raise UserError(
-                "vision_config: an adapter needs its base model as it is; leave it out, or set use_peft false"
-            )
         return _with_adapter(model, processing_class, args)
     model, processor = prepare_model(model, processing_class, args)
-    if vision_config:
-        model, processor = reshaped(model, processor, vision_config)
-    if fresh_decoder:
-        model = with_fresh_decoder(model, seed=args.seed)
     freeze(model, args.trainable, mask_output=mask_output, scores=scores)
     freeze_prompts_not_drawn(model, prompt_kinds)
     return model, processor
@@ -355,8 +342,6 @@ def _with_adapter(
         base = load_model(saved.base_model_name_or_path)
         return load_adapter(base, model, trainable=True), processing_class or load_processor(model)
     base, processor = prepare_model(model, processing_class, args)
-    if isinstance(model, str) and not base.name_or_path:
-        raise UserError(f"{model}: has no weights, so an adapter would have no base to go back to; set use_peft false")
     adapted = add_adapter(
         base, args.trainable, r=args.lora_r, alpha=args.lora_alpha, dropout=args.lora_dropout, seed=args.seed
     )

@@ -93,12 +93,11 @@ class PromptSamples(Dataset):
         cache: embeddings instead of pixels.
         rule: which part of an image is shown for its prompts; those that share it are drawn together. Points are shown
             the whole image where the rule goes by the box.
-        prompt_mix, box_jitter, prompts_per_image, target_resize, augment, variants, unprompted, seed: as in `SFTSettings`.
+        prompt_mix, box_jitter, prompts_per_image, target_resize, augment, variants, seed: as in `SFTSettings`.
         training: False draws no randomness: boxes as they are, the deepest points, the first kind of the mix.
 
     A sample is `{"pixel_values" | "image_embeddings" | "image_places", "kind": str, "boxes": (n, 4), "points": (n, 2, 2),
-    "targets": (n, S, S) in [0, 1], "valid": (S, S) bool, "item": int}`, boxes and points in pixels of the encoder's square,
-    and with `unprompted` "unprompted": (S, S) in [0, 1], all of the image's objects of those kinds.
+    "targets": (n, S, S) in [0, 1], "valid": (S, S) bool, "item": int}`, boxes and points in pixels of the encoder's square.
     """
 
     def __init__(
@@ -116,11 +115,9 @@ class PromptSamples(Dataset):
         target_resize: str = "area",
         augment: bool = False,
         variants: int = 1,
-        unprompted: Sequence[str] = (),
         seed: int = 0,
         training: bool = True,
     ) -> None:
-        self.unprompted = frozenset(unprompted)
         self.objects = rows.select_columns(["objects"])
         self.image_side, self.mask_side = image_side, mask_side
         self.prompt_mix, self.box_jitter, self.target_resize = prompt_mix, box_jitter, target_resize
@@ -130,7 +127,7 @@ class PromptSamples(Dataset):
         self.index: list[tuple[int, list[int], Window | None]] = []
         windows = []
         for row, values in enumerate(self.objects):
-            of_objects = object_windows(self._prompted(values), rule)
+            of_objects = object_windows(values["objects"], rule)
             windows.append(list(dict.fromkeys(of_objects)))
             for window in windows[-1]:
                 places = [place for place, of_object in enumerate(of_objects) if of_object == window]
@@ -157,12 +154,9 @@ class PromptSamples(Dataset):
         """Prompts are drawn per (seed, epoch, sample), so a resumed run draws the same."""
         self._epoch.fill_(epoch)
 
-    def _prompted(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        return [entry for entry in row["objects"] if entry["defect"] not in self.unprompted]
-
     def __getitem__(self, item: int) -> dict[str, Any]:
         row, places, window = self.index[item]
-        objects = self.objects[row]
+        objects = self.objects[row]["objects"]
         rng = np.random.default_rng([self.seed, int(self._epoch) if self.training else 0, item])
         kind = (
             draw_kind(self.prompt_mix, rng)
@@ -175,11 +169,10 @@ class PromptSamples(Dataset):
         variant = self.source.variant(row, number)
         if self.training and self.augment:
             variant = Variant(int(rng.integers(4)), bool(rng.integers(2)))
-        prompted = self._prompted(objects)
-        shown = self.source.look(row, window, prompted[0]["rle"]["size"], number)
+        shown = self.source.look(row, window, objects[0]["rle"]["size"], number)
         # From here on what is shown, turned, is the image.
         masks = [
-            np.ascontiguousarray(variant.turn(crop(decode_rle(prompted[place]["rle"]), shown))) for place in places
+            np.ascontiguousarray(variant.turn(crop(decode_rle(objects[place]["rle"]), shown))) for place in places
         ]
         size = masks[0].shape
         boxes = np.stack([np.array(mask_box(mask), np.float32) for mask in masks])
@@ -192,17 +185,8 @@ class PromptSamples(Dataset):
                 if kind == "point_pm":
                     points[index, 1] = negative_point(mask, boxes[index])
         targets = [mask_to_target(mask, self.mask_side, resize=self.target_resize)[0] for mask in masks]
-        unprompted = {}
-        if self.unprompted:
-            seen = np.zeros(size, bool)
-            for entry in objects["objects"]:
-                if entry["defect"] in self.unprompted:
-                    seen |= variant.turn(crop(decode_rle(entry["rle"]), shown))
-            seen_target = mask_to_target(seen, self.mask_side, resize=self.target_resize)[0]
-            unprompted = {"unprompted": torch.from_numpy(seen_target)}
         return {
             **self.source(row, window, number, variant),
-            **unprompted,
             "kind": kind,
             "boxes": torch.from_numpy(to_square(boxes, size, self.image_side)),
             "points": torch.from_numpy(to_square(points, size, self.image_side)),
@@ -336,8 +320,6 @@ class PromptCollator:
         }
         valid = [torch.arange(most) < len(sample["boxes"]) for sample in samples]
         items = torch.tensor([sample["item"] for sample in samples])
-        if "unprompted" in samples[0]:
-            batch["unprompted"] = torch.stack([sample["unprompted"] for sample in samples])
         return {**batch, **_images(samples), "prompt_valid": torch.stack(valid), "item": items}
 
 

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
-from visionsam_hf.data.errors import UserError
 from visionsam_hf.training.hyperparameters import SFTSettings
-from visionsam_hf.training.losses import balanced_bce, dice_loss, mask_bce, mask_iou
-from visionsam_hf.training.muon import MuonWithAdamW
+from visionsam_hf.training.losses import dice_loss, mask_bce, mask_iou
 from visionsam_hf.training.sam_trainer import SamTrainer
 from visionsam_hf.training.samples import PromptCollator, PromptSamples
 
@@ -41,50 +39,26 @@ class SamSFTTrainer(SamTrainer):
     collator = PromptCollator()
 
     def _get_ready(self) -> None:
-        self.pool = self.args.embedding_pool
         self._warned: set[str] = set()
-        if self.args.unprompted:
-            self.model.vision_encoder.register_forward_hook(self._keep_embeddings)
-            self._views = embedding_views(self.model.config.vision_config.output_channels).to(self.args.device)
 
     def _loss_sees(self, args: Any, train_dataset: datasets.Dataset) -> dict[str, Any]:
         return dict(
             mask_output=args.mask_output,
             scores=args.w_iou > 0,
             prompt_kinds=[kind for kind, share in args.prompt_mix.items() if share > 0],
-            vision_config=args.vision_config,
-            fresh_decoder=args.fresh_decoder,
         )
 
     def _samples(self, rows: datasets.Dataset, args: Any, *, training: bool, **common: Any) -> PromptSamples:
-        side, rest = divmod(common["mask_side"], args.embedding_pool)
-        if rest or side % 4:
-            cells = common["mask_side"] // 4
-            raise UserError(f"embedding_pool: {args.embedding_pool} does not divide the model's grid of {cells} cells")
         drawn = dict(box_jitter=args.box_jitter, augment=args.augment, variants=args.variants) if training else {}
         return PromptSamples(
             rows,
             prompt_mix=args.prompt_mix,
             prompts_per_image=args.prompts_per_image,
-            unprompted=args.unprompted,
             seed=args.seed,
             training=training,
-            **{**common, "mask_side": side},
+            **common,
             **drawn,
         )
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW, or whatever `optim` names; with `muon` Muon for the matrices."""
-        if not self.args.muon:
-            return super().create_optimizer(model)
-        if getattr(self, "optimizer", None) is None:
-            self.optimizer = MuonWithAdamW(
-                self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
-            )
-        return self.optimizer
-
-    def _keep_embeddings(self, encoder: torch.nn.Module, inputs: Any, output: Any) -> None:
-        self._embeddings = output.last_hidden_state
 
     def prompt_losses(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         logits, scores, valid = self.forward(model, inputs)
@@ -95,21 +69,7 @@ class SamSFTTrainer(SamTrainer):
             parts.append(_token_losses(logits[:, :1], scores[:, :1], targets, valid, args))
         if args.mask_output in ("multi", "both"):
             parts.append(_token_losses(logits[:, 1:], scores[:, 1:], targets, valid, args))
-        losses, logged = torch.stack([loss for loss, _ in parts]).mean(0), parts[0][1]
-        if "unprompted" in inputs:
-            seen = self._unprompted_losses(inputs)
-            # One loss an image, for each of its prompts: the batch's mean is over prompts.
-            losses = losses + seen.unsqueeze(1).expand(-1, inputs["prompt_valid"].shape[1])[inputs["prompt_valid"]]
-            logged = {**logged, "loss_terms/unprompted": seen}
-        return losses, logged
-
-    def _unprompted_losses(self, inputs: dict[str, Any]) -> Tensor:
-        """(B,) balanced BCE between what the embedding shows and where the objects are that no prompt asks for.
-
-        With BCE and Dice the encoder was still at all-background after 400 steps.
-        """
-        logits = read_embeddings(self._embeddings, self._views)
-        return balanced_bce(logits, inputs["unprompted"], inputs["valid"])
+        return torch.stack([loss for loss, _ in parts]).mean(0), parts[0][1]
 
     def check_metrics(self, means: dict[str, float], prefix: str) -> None:
         ratio = means.get(f"{prefix}area_ratio", 1.0)
@@ -122,23 +82,6 @@ class SamSFTTrainer(SamTrainer):
                 ratio,
                 prefix,
             )
-
-
-def embedding_views(channels: int) -> Tensor:
-    """(16, channels) float32 orthonormal rows: what `read_embeddings` reads in each of a cell's 4 x 4 pixels.
-
-    They are drawn once and never trained. The encoder can turn its embedding to any fixed direction, so a head that
-    learns would only be one more thing to save, to share among processes and to throw away.
-    """
-    drawn = torch.randn(max(channels, 16), channels, generator=torch.Generator().manual_seed(0))
-    return torch.linalg.qr(drawn)[0][:16] if channels >= 16 else drawn[:16] / channels**0.5
-
-
-def read_embeddings(embeddings: Tensor, views: Tensor) -> Tensor:
-    """A mask off image embeddings alone, without a prompt: (B, C, h, w) and (16, C) to (B, 4h, 4w) logits."""
-    read = torch.einsum("vc,bchw->bvhw", views, embeddings.float())
-    # The neck's norm fixes an embedding's length: sixteen sure answers must not take up all of it.
-    return torch.nn.functional.pixel_shuffle(4 * read, 4).squeeze(1)
 
 
 def _token_losses(
