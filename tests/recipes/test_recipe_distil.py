@@ -31,8 +31,8 @@ def measured(directory: str) -> int:
 
 
 def test_what_tune_left_becomes_a_small_model_to_export(tmp_path):
-    rows = {split: segmentation_rows(count, seed) for seed, (split, count) in enumerate([("train", 6), ("validation", 2), ("test", 3)])}
-    write_splits("outputs/own/data", rows, segmentation_features(CATEGORIES), card="---\n---\n")
+    rows = {split: segmentation_rows(count, count) for split, count in (("train", 6), ("validation", 2), ("test", 3))}
+    write_splits("outputs/my_parts/data", rows, segmentation_features(CATEGORIES), card="---\n---\n")
     save_model(initialise(tiny_config(32), seed=1), tiny_processor(32), tmp_path / "small")
     changes = {"distil": {"model_name_or_path": "teacher", "student": "small", **SHORT}, "together": SHORT}
     changes["evaluate-teacher"] = {"model_name_or_path": "teacher"}

@@ -34,6 +34,7 @@ from visionsam_hf.models.pretrained import SMALL_SAMS, how_to_get, pretrained_he
 # and end.
 _STEPS = {"sft": 150, "dpo": 60}
 _BATCH = 8
+_RATE = 1e-4
 _SPLITS = ("train", "validation", "test")
 _MODELS = {"sam": "", "sft": "SFT-SAM", "dpo": "VisionSAM"}
 _BASELINES = {"fill_box": "Fill the box", "grabcut": "GrabCut in the box", "ridge": "Ridge filter in the box"}
@@ -117,8 +118,6 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
     untouched = {"model_name_or_path": model, "dataset": at["data"], "window": "zoom"}
     source = _source(root)
     training = {"per_device_train_batch_size": _BATCH, "lr_scheduler_type": "cosine", "logging_steps": 10}
-    # Random weights have farther to go than a pretrained SAM's.
-    rate = 5e-4 if model == PACKAGED_MODEL else 1e-4
     judged = {"eval_split": "validation", **cached}
     looks = {"group_similar": True} if source == "masks" else {}
     recipe: dict[str, dict[str, Any]] = {
@@ -127,14 +126,14 @@ def recipe_of(settings: TuneSettings, model: str, out: Path) -> dict[str, dict[s
         "embed": {**untouched, "splits": list(_SPLITS), **cached, "output_dir": at["embed"]},
         "sft": {**untouched, **judged, "output_dir": at["sft"]}
         | {"w_dice": 1.0, "w_iou": 0.1, "mask_output": "both", "box_jitter": 0.05}
-        | {"max_steps": _STEPS["sft"], "learning_rate": rate, **training},
+        | {"max_steps": _STEPS["sft"], "learning_rate": _RATE, **training},
         "candidates": {"model_name_or_path": at["sft"], "dataset": at["data"], "splits": ["train", "validation"]}
         | {"candidate_source": ["tokens", "thresholds", "box_jitter", "grabcut", "otsu", "shapes"]}
         | {"max_prompts": 300, **cached, "output_dir": at["candidates"]},
         "annotate": {"candidates": at["candidates"], "output_dir": at["preferences"]}
         | ({"store": str(out / "annotations.sqlite")} if settings.people else {}),
         "dpo": {"model_name_or_path": at["sft"], "dataset": at["preferences"], **judged, "output_dir": at["dpo"]}
-        | {"loss_type": "sft", "max_steps": _STEPS["dpo"], "learning_rate": rate, **training},
+        | {"loss_type": "sft", "max_steps": _STEPS["dpo"], "learning_rate": _RATE, **training},
         "evaluate": {"model_name_or_path": at["dpo"], "dataset": at["data"], "split": "test", **cached}
         | {"output_dir": str(out / "evaluate" / "dpo")},
     }

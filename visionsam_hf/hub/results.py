@@ -15,8 +15,8 @@ from visionsam_hf.data.records import RECORD, looks_local, read_record
 from visionsam_hf.hub.provenance import published_as
 
 NOT_MEASURED = (
-    "Not measured on a split of its own yet. Run `visionsam evaluate` into a directory beside the model's and push"
-    " again: the figures then stand here."
+    "`visionsam push` writes here what `visionsam evaluate` measured, wherever beside this directory it lies; if nothing does,"
+    " this model was not measured."
 )
 _SHOWN = (("iou", "IoU"), ("dice", "Dice"), ("boundary_f", "boundary F"))
 
