@@ -249,6 +249,11 @@ def test_metrics_are_logged_under_one_name_everywhere(model, segmentation, tmp_p
     json.dumps(trainer.state.log_history)
 
 
+def test_evaluation_needs_images(model, segmentation, tmp_path):
+    with pytest.raises(UserError, match="eval_strategy: steps needs images to measure on; give eval_split"):
+        make(model, segmentation, tmp_path, eval_strategy="steps", eval_steps=1)
+
+
 def test_warns_when_masks_drift_away(model, segmentation, tmp_path, caplog):
     trainer = make(model, segmentation, tmp_path)
     trainer.state.max_steps, trainer.state.global_step = 10, 9
