@@ -80,7 +80,8 @@ class SamTrainer(ResumableTrainer):
             raise UserError("train_dataset: give the rows to learn from")
         args = _with_lora(self.config() if args is None else args, peft_config)
         if args.eval_strategy != "no" and not eval_dataset:
-            raise UserError(f"eval_strategy: {args.eval_strategy.value} needs images to measure on; give eval_split, or set it to no")
+            chosen = args.eval_strategy.value
+            raise UserError(f"eval_strategy: {chosen} needs images to measure on; give eval_split, or set it to no")
         self.base_name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
         model, self.processor = self._prepare(model, processing_class, args, train_dataset)
         self.rule = choose_rule(args, self.processor)
