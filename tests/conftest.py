@@ -20,8 +20,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from visionsam_hf.data.masks import encode_mask, encode_rle
 from visionsam_hf.data.schema import object_row, preference_features, segmentation_features
-from visionsam_hf.models.mobile_sam import MobileSamModel
-from visionsam_hf.models.mobile_sam_config import MobileSamConfig
+from visionsam_hf.models.loading import model_class
 
 SIDE = 64
 CATEGORIES = ["bolt", "plate"]
@@ -62,7 +61,7 @@ def initialise(config: SamConfig, *, seed: int) -> SamModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = (MobileSamModel if isinstance(config, MobileSamConfig) else SamModel)(config)
+        model = model_class(config)(config)
         for module in model.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 module.reset_parameters()
